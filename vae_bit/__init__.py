@@ -1,0 +1,1 @@
+"""Autoencoding a single bit: the smallest VAE that can fail, with every answer known exactly."""
