@@ -65,10 +65,11 @@ def _softplus_jvp(primals, tangents):
     return softplus(x), jax.nn.sigmoid(x) * dx
 
 
-def bernoulli_log_prob(x: Array, logits: Array, mask: Array | None = None) -> Array:
-    """ln Bernoulli(x; sigmoid(logits)) = x * logit - softplus(logit), summed over the last axis: [..., n] -> [...].
+def bernoulli_log_prob(x: Array, logits: Array, mask: Array | None = None, axis: int = -1) -> Array:
+    """ln Bernoulli(x; sigmoid(logits)) = x * logit - softplus(logit), summed over `axis`: [..., n] -> [...].
 
-    `mask` [..., n] (1 counts, 0 does not) leaves padded dimensions out.
+    `mask` [..., n] (1 counts, 0 does not) leaves padded dimensions out. The three arrays broadcast.
     """
-    log_prob = x * logits - softplus(logits)
-    return jnp.sum(log_prob if mask is None else mask * log_prob, axis=-1)
+    if mask is None:
+        return jnp.sum(x * logits - softplus(logits), axis)
+    return jnp.sum((mask * x) * logits - mask * softplus(logits), axis)

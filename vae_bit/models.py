@@ -1,0 +1,144 @@
+"""The VAE with L stochastic layers, z_0 = x and every z_l a scalar; one code path for every L >= 1.
+
+    p(z_L) = N(0, 1),  p(z_l | z_{l+1}) Gaussian for l < L,  p(x | z_1) = prod_i Bernoulli(logit_i(z_1))
+    q(z_1 | x), q(z_{l+1} | z_l) Gaussian: bottom-up structured inference
+
+L = 1 is the post's VAE, L = 2 its deep latent Gaussian model (Rezende, Mohamed and Wierstra 2014). Parameters are
+`{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, a pytree; every function is pure and serves one run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vae_bit import data
+from vae_bit.distributions import Normal, normal_sample, softplus, standard_normal
+from vae_bit.exact import Chain
+from vae_bit.networks import BernoulliNet, GaussianNet, ResidualGaussianNet, data_first, glorot
+
+Params = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What fixes the shapes and functions of a model; `width` is n after padding."""
+
+    layers: int
+    width: int
+    data_hidden: tuple[int, ...]  # hidden widths of q(z_1 | x) and p(x | z_1)
+    latent_hidden: tuple[int, ...]  # and of q(z_{l+1} | z_l) and p(z_l | z_{l+1})
+    activation: Literal["elu", "tanh"]
+    std: Literal["softplus_variance", "exp"]  # what makes a network's second output positive
+    residual: bool  # Gaussians between latents start around their own input
+    mean_input: bool  # the encoder reads x / n instead of x
+
+
+class Pass(NamedTuple):
+    """One pass up through q and down through p: lists over layers of [2, *nodes], and the logits [width, 2, *nodes]."""
+
+    z: list[Array]
+    q: list[Normal]
+    p: list[Normal]
+    logits: Array
+
+
+def softplus_std(v: Array) -> Array:
+    """std = sqrt(softplus(v) + 1e-8)."""
+    return jnp.sqrt(softplus(v) + 1e-8)
+
+
+def _functions(arch: Architecture) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    activation = nn.elu if arch.activation == "elu" else jnp.tanh
+    return activation, softplus_std if arch.std == "softplus_variance" else jnp.exp
+
+
+def _latent_nets(arch: Architecture) -> list[nn.Module]:
+    kind = ResidualGaussianNet if arch.residual else GaussianNet
+    return [kind(arch.latent_hidden, *_functions(arch)) for _ in range(1, arch.layers)]
+
+
+def inference_nets(arch: Architecture) -> list[nn.Module]:
+    """The modules of q(z_1 | x), q(z_2 | z_1), ..., q(z_L | z_{L-1})."""
+    return [GaussianNet(arch.data_hidden, *_functions(arch), data_first(glorot)), *_latent_nets(arch)]
+
+
+def generative_nets(arch: Architecture) -> list[nn.Module]:
+    """The modules of p(x | z_1), p(z_1 | z_2), ..., p(z_{L-1} | z_L)."""
+    return [BernoulliNet(arch.data_hidden, _functions(arch)[0], arch.width), *_latent_nets(arch)]
+
+
+def init(arch: Architecture, key: Array, n: Array) -> Params:
+    """Glorot-uniform kernels and zero biases; those of the n real dimensions do not depend on the padding.
+
+    The two kernels that touch the data are drawn with the data axis leading (prefixes of a draw are stable) and Glorot's
+    bound sqrt(6 / (fan_in + fan_out)) is then set for n in place of the padded width.
+    """
+    q_key, p_key = jax.random.split(key)
+    inputs = [jnp.zeros((arch.width, 1))] + [jnp.zeros((1, 1))] * arch.layers
+    q = [net.init(jax.random.fold_in(q_key, l), inputs[l]) for l, net in enumerate(inference_nets(arch))]
+    p = [net.init(jax.random.fold_in(p_key, l), inputs[1]) for l, net in enumerate(generative_nets(arch))]
+    for layer in q[0]["params"]["mlp"]["hidden_0"], p[0]["params"]["head"]:
+        fan = sum(layer["kernel"].shape) - 1
+        layer["kernel"] *= jnp.sqrt(fan / (fan - arch.width + n))
+    return {"q": q, "p": p}
+
+
+def conditional(net: nn.Module, params: Any, z: Array) -> Normal:
+    """A Gaussian network applied to scalars z of any shape, giving a Normal of that shape."""
+    mean, std = net.apply(params, z.reshape(1, -1))
+    return Normal(mean.reshape(z.shape), std.reshape(z.shape))
+
+
+def encode(arch: Architecture, params: Params, n: Array) -> Normal:
+    """q(z_1 | x) at the two data points: Normal of shape [2]."""
+    x = data.points(n, arch.width)
+    mean, std = inference_nets(arch)[0].apply(params["q"][0], x / n if arch.mean_input else x)
+    return Normal(mean[0], std[0])
+
+
+def decode(arch: Architecture, params: Params, z: Array) -> Array:
+    """Logits of p(x_i = 1 | z_1), [width, ...] for z_1 of any shape [...]."""
+    logits = generative_nets(arch)[0].apply(params["p"][0], z.reshape(1, -1))
+    return logits.reshape(arch.width, *z.shape)
+
+
+def forward(arch: Architecture, params: Params, n: Array, eps: list[Array]) -> Pass:
+    """Draws z_l = mean + std * eps_l, eps_l [2, *nodes], and evaluates every conditional there."""
+    q = [jax.tree.map(lambda field: field.reshape(-1, *[1] * (eps[0].ndim - 1)), encode(arch, params, n))]
+    z = [normal_sample(q[0], eps[0])]
+    for net, net_params, layer_eps in zip(_latent_nets(arch), params["q"][1:], eps[1:], strict=True):
+        q.append(conditional(net, net_params, z[-1]))
+        z.append(normal_sample(q[-1], layer_eps))
+    p = [conditional(*args) for args in zip(_latent_nets(arch), params["p"][1:], z[1:], strict=True)]
+    return Pass(z, q, [*p, standard_normal((1,) * z[-1].ndim)], decode(arch, params, z[0]))
+
+
+def sample(arch: Architecture, params: Params, key: Array, count: int) -> Array:
+    """Ancestral samples x [width, count], 0 or 1; padded dimensions are meaningless."""
+    x_key, *keys = jax.random.split(key, arch.layers + 1)
+    z = jax.random.normal(keys[0], (count,))
+    for net, net_params, layer_key in zip(_latent_nets(arch), params["p"][:0:-1], keys[1:], strict=True):
+        z = normal_sample(conditional(net, net_params, z), jax.random.normal(layer_key, z.shape))
+    return jax.random.bernoulli(x_key, jax.nn.sigmoid(decode(arch, params, z))).astype(jnp.float32)
+
+
+def chain(arch: Architecture, params: Params, n: Array) -> Chain:
+    """The trained model as the functions that `vae_bit.exact` integrates."""
+
+    def functions(side: str) -> tuple[Callable[[Array], Normal], ...]:
+        nets = zip(_latent_nets(arch), params[side][1:], strict=True)
+        return tuple(lambda z, net=net, p=p: conditional(net, p, z) for net, p in nets)
+
+    return Chain(
+        x=data.points(n, arch.width),
+        mask=data.mask(n, arch.width),
+        q_data=encode(arch, params, n),
+        q=functions("q"),
+        p=functions("p"),
+        logits=lambda z: decode(arch, params, z),
+    )

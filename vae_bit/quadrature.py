@@ -1,0 +1,138 @@
+"""Adaptive one-dimensional quadrature and interpolation with fixed shapes: it can be jitted and vmapped.
+
+A grid is P panels, kept as their edges [..., P + 1]; each holds ORDER Gauss-Legendre nodes. Passing the integrand
+through those nodes also says how well it is resolved: the last Legendre coefficients of a panel bound its error. A
+pass of `refine` moves the edges so that the panels share that error, so a kink of width 1e-7 is closed in on by a
+factor of about P a pass. Leading axes are independent grids.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+ORDER = 6
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
+# values at the nodes -> Legendre coefficients: c_k = (2 k + 1) / 2 * sum_q w_q P_k(x_q) f(x_q)
+TO_COEFFICIENTS = (np.polynomial.legendre.legvander(NODES, ORDER - 1) * WEIGHTS[:, None]).T * (
+    np.arange(ORDER)[:, None] + 0.5
+)
+# values at the nodes -> the polynomial at the left and right edge of the panel, and its last two coefficients
+EDGE_SIGNS = np.stack([(-1.0) ** np.arange(ORDER), np.ones(ORDER)])
+ESTIMATES = np.concatenate([EDGE_SIGNS @ TO_COEFFICIENTS, TO_COEFFICIENTS[-2:]])
+FLOOR = 0.3  # share of the panels that stays where it was, so that nothing is given up for good
+
+
+def nodes(edges: Array) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes and weights of a grid: [..., P + 1] -> two arrays [..., P * ORDER]."""
+    half = 0.5 * jnp.diff(edges)[..., None]
+    middle = 0.5 * (edges[..., 1:] + edges[..., :-1])[..., None]
+    points = middle + half * _row(NODES, half)
+    weights = half * _row(WEIGHTS, half)
+    return _flat(points), _flat(weights)
+
+
+def resample(knots: Array, panels: int) -> Array:
+    """P + 1 edges spread evenly over the rank of the given points, sorted: [..., M] -> [..., P + 1]."""
+    knots = jnp.sort(knots, axis=-1)
+    rank = jnp.linspace(0.0, knots.shape[-1] - 1.0, panels + 1, dtype=knots.dtype)
+    return _interpolate(rank, jnp.arange(knots.shape[-1], dtype=knots.dtype), knots)
+
+
+def refine(features: Callable[[Array], Array], edges: Array, passes: int) -> Array:
+    """Move the edges to where the features are hard to resolve.
+
+    features(z [..., K]) -> [m, ..., K]: what is to be integrated or interpolated; each is compared with its own maximum.
+    """
+
+    def one_pass(edges, _):
+        error = _error(features(nodes(edges)[0]))
+        return _share(edges, error), None
+
+    return jax.lax.scan(one_pass, edges, None, length=passes)[0]
+
+
+def peaks(log_density: Array) -> Array:
+    """Features of an unnormalised log density [m, ..., K] for `refine`: [2 m, ..., K].
+
+    Beside the density itself 1 / (1 + drop from its maximum), whose tails are long: it leads to a peak that falls between
+    the nodes of a grid still too coarse.
+    """
+    drop = jnp.max(log_density, axis=-1, keepdims=True) - log_density
+    return jnp.concatenate([jnp.exp(-drop), 1.0 / (1.0 + drop)])
+
+
+class Table(NamedTuple):
+    """A function of one scalar as a polynomial on each panel: edges [P + 1], Legendre coefficients [m, ORDER, P]."""
+
+    edges: Array
+    coefficients: Array
+
+
+def tabulate(f: Callable[[Array], Array], edges: Array) -> Table:
+    """Interpolate f(z [K]) -> [m, K] on a grid [P + 1]."""
+    values = f(nodes(edges)[0])
+    values = values.reshape(values.shape[0], -1, ORDER)
+    return Table(edges, jnp.einsum("kq,mpq->mkp", jnp.asarray(TO_COEFFICIENTS, values.dtype), values))
+
+
+def lookup(table: Table, z: Array) -> Array:
+    """The tabulated functions at z [K], held constant beyond the ends: [m, K]."""
+    edges = table.edges
+    z = jnp.clip(z, edges[0], edges[-1])
+    panel = jnp.sum(z[:, None] >= edges[None, 1:-1], axis=1)
+    left, right = edges[panel], edges[panel + 1]
+    u = (2.0 * z - left - right) / jnp.maximum(right - left, jnp.finfo(z.dtype).tiny)
+    return _legendre_sum(table.coefficients[:, :, panel], u)
+
+
+def _legendre_sum(coefficients: Array, u: Array) -> Array:
+    """sum_k c_k P_k(u), by k P_k = (2 k - 1) u P_{k-1} - (k - 1) P_{k-2}."""
+    before, now = jnp.zeros_like(u), jnp.ones_like(u)
+    total = coefficients[:, 0]
+    for k in range(1, ORDER):
+        before, now = now, ((2 * k - 1) * u * now - (k - 1) * before) / k
+        total = total + coefficients[:, k] * now[None]
+    return total
+
+
+def _error(values: Array) -> Array:
+    """How badly each panel is resolved, the worst over all features, relative to each one's maximum: [..., P].
+
+    The last two Legendre coefficients, or the jump between the polynomials of neighbouring panels at their edge, which
+    finds a step that falls between two panels.
+    """
+    scale = jnp.max(jnp.abs(values), axis=-1, keepdims=True)
+    relative = values / jnp.maximum(scale, jnp.finfo(values.dtype).tiny)
+    relative = relative.reshape(*values.shape[:-1], -1, ORDER)
+    left, right, *tail = jnp.moveaxis(relative @ jnp.asarray(ESTIMATES.T, values.dtype), -1, 0)
+    jump = jnp.pad(jnp.abs(right[..., :-1] - left[..., 1:]), [(0, 0)] * (left.ndim - 1) + [(1, 1)])
+    worst = jnp.maximum(jnp.abs(tail[0]), jnp.abs(tail[1]))
+    return jnp.max(jnp.maximum(worst, jnp.maximum(jump[..., :-1], jump[..., 1:])), axis=0)
+
+
+def _share(edges: Array, error: Array) -> Array:
+    """New edges such that each panel has an equal share of error^(1 / ORDER), which grows as its width."""
+    demand = jnp.maximum(error, jnp.finfo(error.dtype).eps) ** (1.0 / ORDER)
+    share = (1.0 - FLOOR) * demand / jnp.sum(demand, axis=-1, keepdims=True) + FLOOR / error.shape[-1]
+    cumulative = jnp.concatenate([jnp.zeros_like(share[..., :1]), jnp.cumsum(share, axis=-1)], axis=-1)
+    target = jnp.linspace(0.0, 1.0, edges.shape[-1], dtype=edges.dtype)
+    return _interpolate(target, cumulative, edges)
+
+
+def _interpolate(x: Array, knots: Array, values: Array) -> Array:
+    """Piecewise linear interpolation as a sum of ramps, without gathers: x [P + 1], knots and values [..., M]."""
+    start, width = knots[..., None, :-1], jnp.diff(knots)[..., None, :]
+    ramps = jnp.clip((x.reshape(*(1,) * (start.ndim - 2), -1, 1) - start) / width, 0.0, 1.0)
+    return values[..., :1] + jnp.sum(ramps * jnp.diff(values)[..., None, :], axis=-1)
+
+
+def _row(x: np.ndarray, like: Array) -> Array:
+    return jnp.asarray(x, like.dtype).reshape(*(1,) * (like.ndim - 1), -1)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(*x.shape[:-2], -1)
