@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae_bit.distributions import LOG_2PI, Normal, softplus
-from vae_bit.quadrature import Table, lookup, nodes, peaks, refine, resample, tabulate
+from vae_bit.quadrature import Table, adapt, lookup, nodes, peaks, resample, share, tabulate
 
 PANELS = 64  # of a grid on which a function of one scalar is tabulated or integrated
 INNER_PANELS = 16  # of the grids inside an integral, one for each of its nodes
-PASSES = 4
-INNER_PASSES = 2
+PASSES = 5
+INNER_PASSES = 4
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 CHUNK = 64  # decoder inputs held at a time
 
@@ -56,11 +56,11 @@ def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
 
     Surgery (Hoffman and Johnson 2016): E KL(q(z_L | x) || p(z_L)) = I_q(x; z_L) + KL(q(z_L) || p(z_L)).
     """
-    energy = _energy_table(chain)
-    recon, kl = _elbo_terms(chain, energy)
-    log_p = _log_evidence(chain, energy)
+    q_marginals = _inference_marginals(chain)
+    recon, kl = _elbo_terms(chain, q_marginals)
+    log_p = log_evidence(chain)
     nll = -jnp.mean(log_p)
-    information, marginal_kl = _surgery(chain)
+    information, marginal_kl = _surgery(q_marginals[-1])
     return Evaluation(
         loss=recon + beta * jnp.sum(kl),
         recon=recon,
@@ -74,11 +74,13 @@ def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
 
 
 def log_evidence(chain: Chain) -> Array:
-    """ln p(x_k) of every data point, [D]."""
-    return _log_evidence(chain, _energy_table(chain))
+    """ln p(x_k) = ln int p(z_1) p(x_k | z_1) dz_1 of every data point, [D]."""
+    prior, energy = _generative_marginal(chain)
+    z, weights = nodes(prior.edges)
+    return jax.nn.logsumexp(lookup(prior, z) - energy, axis=-1, b=weights[None])
 
 
-def energies(chain: Chain, z: Array) -> Array:
+def _energies(chain: Chain, z: Array) -> Array:
     """-ln p(x_k | z_1) = sum_i softplus((1 - 2 x_ik) logit_i(z_1)): z [K] -> [D, K]. Holds n * CHUNK logits at a time."""
     chunks = jnp.pad(z, (0, -z.size % CHUNK)).reshape(-1, CHUNK)
     wrong = (chain.mask[:, None] * (1.0 - chain.x)).T[..., None].astype(z.dtype)
@@ -93,105 +95,66 @@ def energies(chain: Chain, z: Array) -> Array:
     return jax.lax.map(chunk, chunks).swapaxes(0, 1).reshape(chain.x.shape[1], -1)[:, : z.size]
 
 
-def _energy_table(chain: Chain) -> Table:
-    """-ln p(x_k | z_1) on the range that either q(z_1 | x) or p(z_1) reaches."""
-
-    def features(z):
-        energy = energies(chain, z)
-        return jnp.concatenate([jnp.log1p(energy), peaks(-energy)])
-
-    knots = jnp.concatenate([_spread(chain.q_data, REACH), _prior_knots(chain, _prior_reach(chain))])
-    return tabulate(lambda z: energies(chain, z), refine(features, resample(knots, PANELS), PASSES))
-
-
-def _elbo_terms(chain: Chain, energy: Table) -> tuple[Array, Array]:
+def _elbo_terms(chain: Chain, q_marginals: list[Table]) -> tuple[Array, Array]:
     """E[-ln p(x | z_1)] and kl [L], averaged over the data."""
+    q = q_marginals[0]
 
-    def integrand(z):
-        density = jnp.exp(_log_normal(z, chain.q_data))
-        values = jnp.concatenate([lookup(energy, z)[:, None], jnp.broadcast_to(_kl_given(chain, 0, z)[None],(density.shape[0], len(chain.q)+1, z.size))], 1)
-        return values, density
+    def f(z):
+        density = jnp.exp(lookup(q, z))
+        energy = _energies(chain, z)
+        features = jnp.concatenate([density * energy, density])
+        if chain.q:
+            features = jnp.concatenate([features, *(density * c[None] for c in _probe(chain, 0, z))])
+        return features, features[: density.shape[0]]
 
-    def features(z):
-        values, density = integrand(z)
-        return (values * density[:, None]).reshape(-1, z.size)
-
-    edges = refine(features, resample(_spread(chain.q_data, REACH), PANELS), PASSES)
+    edges, integrand = adapt(f, q.edges, PASSES)
     z, weights = nodes(edges)
-    values, density = integrand(z)
-    recon, *kl = jnp.mean(jnp.sum(values * density[:, None] * weights[None, None], axis=-1), axis=0)
+    recon = jnp.mean(jnp.sum(integrand * weights[None], axis=-1))
     entropy = jnp.mean(jnp.log(chain.q_data.std) + 0.5 * (1.0 + LOG_2PI))
-    return recon, jnp.stack(kl).at[0].add(-entropy)
+    kl = [-entropy]
+    for l, table in enumerate(q_marginals):
+        if l:
+            edges, _ = adapt(lambda z: (jnp.exp(lookup(table, z)), z), table.edges, PASSES)
+            z, weights = nodes(edges)
+        mass = jnp.mean(jnp.exp(lookup(table, z)), axis=0) * weights
+        here, above = _kl_parts(chain, l, z)
+        kl[l] += jnp.sum(mass * here)
+        kl.append(jnp.sum(mass * above))
+    return recon, jnp.stack(kl[:-1])
 
 
-def _kl_given(chain: Chain, l: int, z: Array) -> Array:
-    """What layers l, l + 1, .. add to kl given z_l, but for ln q(z_l | z_{l-1}), counting from 0: z [K] -> [L - l, K]."""
-    if l == len(chain.q):
-        return 0.5 * (jnp.square(z) + LOG_2PI)[None]
+def _probe(chain, l, z):
     q = chain.q[l](z)
-    if l + 1 == len(chain.q):
-        top = 0.5 * (jnp.square(q.mean) + jnp.square(q.std) - 1.0) - jnp.log(q.std)
-        cross = _expect(lambda t: -_log_normal_at(z[:, None], _apply(chain.p[l], t))[None], q)
-        return jnp.concatenate([cross, top[None]])
-    raise NotImplementedError
+    yield 0.5 * (jnp.square(q.mean) + jnp.square(q.std) - 1.0) - jnp.log(q.std)
+    for t in (-2.0, 0.0, 2.0):
+        yield -_log_normal(z, chain.p[l](q.mean + t * q.std))
+
+
+def _kl_parts(chain: Chain, l: int, z: Array) -> tuple[Array, Array]:
+    """What q(z_{l+1} | z_l) and p(z_l | z_{l+1}) add to kl_l and kl_{l+1}, counting from 0, given z_l: [K] -> two [K]."""
+    if l == len(chain.q):
+        return 0.5 * (jnp.square(z) + LOG_2PI), jnp.zeros_like(z)
+    q = chain.q[l](z)
+    cross = _expect(lambda above: -_log_normal(z[:, None], _apply(chain.p[l], above))[None], q)[0]
+    return cross, -jnp.log(q.std) - 0.5 * (1.0 + LOG_2PI)
 
 
 def _expect(f: Callable[[Array], Array], q: Normal) -> Array:
     """E_{z ~ N(mean_k, std_k^2)}[f(z)], each on a grid of its own: f maps z [K, M] to [m, K, M], result [m, K]."""
 
     def integrand(t):
-        return f(q.mean[:, None] + q.std[:, None] * t) * jnp.exp(-0.5 * (jnp.square(t) + LOG_2PI))[None]
+        values = f(q.mean[:, None] + q.std[:, None] * t) * jnp.exp(-0.5 * (jnp.square(t) + LOG_2PI))[None]
+        return values, values
 
     start = jnp.linspace(-REACH, REACH, INNER_PANELS + 1, dtype=q.mean.dtype)
-    edges = refine(integrand, jnp.broadcast_to(start, (*q.mean.shape, start.size)), INNER_PASSES)
-    t, weights = nodes(edges)
-    return jnp.sum(integrand(t) * weights[None], axis=-1)
+    edges, values = adapt(integrand, jnp.broadcast_to(start, (*q.mean.shape, start.size)), INNER_PASSES)
+    return jnp.sum(values * nodes(edges)[1][None], axis=-1)
 
 
-def _log_evidence(chain: Chain, energy: Table) -> Array:
-    reach = _prior_reach(chain)
-    log_likelihood = lambda z: -lookup(energy, z)
-    for p in chain.p[:1]:
-        log_likelihood = lambda z: _log_expect(lambda t: -_flat_lookup(energy, t), p(z), reach)
-    return _log_mean(log_likelihood, reach)
-
-
-def _log_mean(log_f, reach):
-    def log_integrand(z):
-        return log_f(z) - 0.5 * (jnp.square(z) + LOG_2PI)[None]
-
-    edges = refine(lambda z: peaks(log_integrand(z)), reach * jnp.linspace(-1.0, 1.0, PANELS + 1, dtype=reach.dtype), PASSES)
-    z, weights = nodes(edges)
-    return jax.nn.logsumexp(log_integrand(z), axis=-1, b=weights[None])
-
-
-def _log_expect(log_f, p: Normal, reach) -> Array:
-    def log_integrand(t):
-        return log_f(p.mean[:, None] + p.std[:, None] * t) - 0.5 * (jnp.square(t) + LOG_2PI)[None]
-
-    start = reach * jnp.linspace(-1.0, 1.0, INNER_PANELS + 1, dtype=reach.dtype)
-    edges = refine(lambda t: peaks(log_integrand(t)), jnp.broadcast_to(start, (*p.mean.shape, start.size)), INNER_PASSES)
-    t, weights = nodes(edges)
-    return jax.nn.logsumexp(log_integrand(t), axis=-1, b=weights[None])
-
-
-def _flat_lookup(table, z):
-    return lookup(table, z.ravel()).reshape(-1, *z.shape)
-
-
-def _surgery(chain: Chain) -> tuple[Array, Array]:
+def _surgery(q: Table) -> tuple[Array, Array]:
     """I_q(x; z_L) and KL(q(z_L) || p(z_L))."""
-    log_density, edges = (lambda z: _log_normal(z, chain.q_data)), resample(_spread(chain.q_data, REACH), PANELS)
-    for q in chain.q:
-        knots = _spread(q(nodes(resample(edges, 16))[0]), REACH)
-        log_density, edges = _pushed(log_density, edges, q), resample(knots, PANELS)
-
-    def features(z):
-        log_q = log_density(z)
-        return jnp.concatenate([jnp.exp(log_q), jnp.exp(log_q)*log_q])
-
-    z, weights = nodes(refine(features, edges, PASSES))
-    log_q = log_density(z)
+    z, weights = nodes(q.edges)
+    log_q = lookup(q, z)
     log_marginal = jax.nn.logsumexp(log_q, axis=0) - jnp.log(log_q.shape[0])
     mass = weights[None] * jnp.exp(log_q)
     information = jnp.sum(mass * (log_q - log_marginal[None])) / log_q.shape[0]
@@ -199,45 +162,78 @@ def _surgery(chain: Chain) -> tuple[Array, Array]:
     return information, jnp.sum(weights * jnp.exp(log_marginal) * (log_marginal - log_prior))
 
 
-def _pushed(log_density, start, q):
-    """ln of int q(z | x_k) q(z' | z) dz as a function of z' [K] -> [D, K]."""
+def _inference_marginals(chain: Chain) -> list[Table]:
+    """ln q(z_l | x_k), l = 1..L."""
+    q = Normal(chain.q_data.mean[:, None], chain.q_data.std[:, None])
 
-    def pushed(target):
-        def joint(z):
-            flat = q(z.ravel())
-            r = (target[:, None] - flat.mean.reshape(z.shape)) / flat.std.reshape(z.shape)
-            log_kernel = -0.5 * (jnp.square(r) + LOG_2PI) - jnp.log(flat.std.reshape(z.shape))
-            return log_density(z.ravel()).reshape(-1, *z.shape) + log_kernel[None], r / jnp.sqrt(1.0 + jnp.square(r))
+    def first(z):
+        log_density = _log_normal(z[None], q)
+        return jnp.exp(log_density), log_density
 
-        def features(z):
-            log_joint, step = joint(z)
-            return jnp.concatenate([peaks(log_joint), step[None]])
+    tables = [tabulate(*adapt(first, resample(_spread(chain.q_data, REACH), PANELS), PASSES))]
+    for kernel in chain.q:
+        tables.append(_push(tables[-1], kernel, REACH))
+    return tables
 
-        first = resample(start, INNER_PANELS)
-        edges = refine(features, jnp.broadcast_to(first, (*target.shape, first.size)), INNER_PASSES)
-        z, weights = nodes(edges)
-        return jax.nn.logsumexp(joint(z)[0], axis=-1, b=weights[None])
 
-    return pushed
+def _generative_marginal(chain: Chain) -> tuple[Table, Array]:
+    """ln p(z_1), on a grid that resolves p(z_1 | x) too, and -ln p(x_k | z_1) at its nodes."""
+    reach = _prior_reach(chain)
+    edges = reach * jnp.linspace(-1.0, 1.0, PANELS + 1, dtype=reach.dtype)
+    weight = lambda z: -_energies(chain, z)
+    def first(z):
+        log_p = -0.5 * (jnp.square(z) + LOG_2PI)[None]
+        if chain.p:
+            return peaks(log_p), log_p
+        return peaks(log_p + weight(z)), log_p
+    table = tabulate(*adapt(first, edges, PASSES))
+    for kernel in reversed(chain.p):
+        table = _push(table, kernel, reach, weight if kernel is chain.p[0] else None)
+    return table, _energies(chain, nodes(table.edges)[0])
+
+
+def _push(source: Table, kernel, reach, weight=None) -> Table:
+    """ln int exp(source(z)) kernel(z' | z) dz as a table of z'."""
+    z, weights = nodes(source.edges)
+    given = kernel(z)
+    log_mass = lookup(source, z) + jnp.log(jnp.maximum(weights, jnp.finfo(z.dtype).tiny))[None]
+    step = jnp.abs(jnp.gradient(given.mean))
+    broad = Normal(given.mean[None], jnp.sqrt(jnp.square(given.std) + jnp.square(step))[None])
+
+    def sketch(target):
+        log_q = jax.nn.logsumexp(log_mass[:, None] + _log_normal(target[:, None], broad)[None], axis=-1)
+        features = jnp.exp(log_q - jnp.max(log_q, axis=-1, keepdims=True))
+        if weight is not None:
+            features = jnp.concatenate([features, peaks(log_q + weight(target))])
+        return features, log_q[:, :0]
+
+    edges, _ = adapt(sketch, resample(_spread(given, reach), PANELS), PASSES)
+    target = nodes(edges)[0]
+
+    def joint(z, given, log_density):
+        r = (target[:, None] - given.mean) / given.std
+        log_joint = log_density - (0.5 * (jnp.square(r) + LOG_2PI) + jnp.log(given.std))[None]
+        step = r / jnp.sqrt(1.0 + jnp.square(r))
+        return jnp.concatenate([peaks(log_joint), step[None]]), log_joint
+
+    row = Normal(given.mean[None], given.std[None])
+    start = share(jnp.broadcast_to(source.edges, (target.size, PANELS + 1)), joint(z, row, lookup(source, z)[:, None])[0], INNER_PANELS)
+    inner, log_joint = adapt(lambda z: joint(z, _apply(kernel, z), lookup(source, z)), start, INNER_PASSES)
+    return tabulate(edges, jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1][None]))
 
 
 def _prior_reach(chain: Chain) -> Array:
-    """Radius beyond which the prior, N(0, 1) in every layer's own units, takes nothing from ln p(x).
+    """Radius R such that noise with |t| > R, in units of the prior's own standard deviations, adds nothing to ln p(x_k).
 
-    With E0 = -ln p(x) where all noise is 0, mass beyond radius R adds at most exp(-R^2 / 2) to exp(-E0 - ...).
+    Any noise-free path from z_L down to x costs z_L^2 / 2 - ln p(x_k | z_1) nats: noise of exp(-R^2 / 2) is rarer than the
+    cheapest one seen by far more than what its small volume may cost.
     """
-    z = jnp.zeros((1,), chain.q_data.mean.dtype)
+    top = jnp.sinh(jnp.linspace(-5.5, 5.5, 2 * CHUNK, dtype=chain.q_data.mean.dtype))
+    z = top
     for p in reversed(chain.p):
         z = p(z).mean
-    return jnp.sqrt(2.0 * (jnp.max(energies(chain, z)) + 45.0))
-
-
-def _prior_knots(chain: Chain, reach: Array) -> Array:
-    """Points spread over the range of p(z_1)."""
-    z = reach * jnp.linspace(-1.0, 1.0, PANELS + 1, dtype=reach.dtype)
-    for p in reversed(chain.p):
-        z = resample(_spread(p(z), reach), PANELS)
-    return z
+    cheapest = jnp.min(0.5 * jnp.square(top)[None] + _energies(chain, z), axis=-1)
+    return jnp.sqrt(2.0 * (jnp.max(cheapest) + 45.0))
 
 
 def _spread(q: Normal, reach) -> Array:
@@ -252,9 +248,4 @@ def _apply(kernel, z: Array) -> Normal:
 
 
 def _log_normal(z: Array, q: Normal) -> Array:
-    """ln N(z; mean_k, std_k^2): z [K], q [D] -> [D, K]."""
-    return _log_normal_at(z[None], Normal(q.mean[:, None], q.std[:, None]))
-
-
-def _log_normal_at(z: Array, q: Normal) -> Array:
     return -0.5 * (jnp.square((z - q.mean) / q.std) + LOG_2PI) - jnp.log(q.std)

@@ -28,7 +28,7 @@ class Mixture(NamedTuple):
 def steep_map(n: float, a: float, s: float) -> Limit:
     """Two layers with Gaussian q whose loss tends to ln 2: z_1 follows z_2 closely, onto two Gaussians.
 
-    Let F be the distribution function of (N(-a, 1) + N(a, 1)) / 2 and Phi that of N(0, 1). Then f = F^-1(Phi(.))
+    Let F be the distribution function of (N(-a, 1) + N(a, 1)) / 2, Phi that of N(0, 1). Then f = F^-1(Phi(.))
     carries the prior onto the two Gaussians, most steeply between them. With g = Phi^-1(F(.)), its inverse,
         p(z_1 | z_2) = N(f(z_2), s^2)            q(z_1 | x) = N(+-a, 1)
         p(x_i = 1 | z_1) = sigmoid(2 a z_1)      q(z_2 | z_1) = N(g(z_1), (s g'(z_1))^2)
@@ -50,7 +50,7 @@ def steep_map(n: float, a: float, s: float) -> Limit:
 def posterior_z1(z_1: ArrayLike, a: float) -> Array:
     """p(z_1 | x^(1)) = 1[z_1 > 0] (phi(z_1 - a) + phi(z_1 + a)) in the post's model by hand, at any z_1.
 
-    The model: p(z_1 | z_2) = N(a sign(z_2), 1), x^(1) if z_1 > 0 and else x^(0); p(x) = 1/2 is exact. The post
+    The model: p(z_1 | z_2) = N(a sign(z_2), 1), x^(1) if z_1 > 0 and else x^(0), so that p(x) = 1/2. The post
     takes this posterior for N(a, 1): see `posterior_distance`.
     """
     z_1 = np.asarray(z_1, np.float64)
@@ -60,7 +60,7 @@ def posterior_z1(z_1: ArrayLike, a: float) -> Array:
 def posterior_z2(z_2: ArrayLike, a: float) -> Array:
     """p(z_2 | x^(1)) = 2 phi(z_2) Phi(a sign(z_2)) in the post's model by hand, at any z_2.
 
-    Two half Gaussians with the masses Phi(a) and Phi(-a). The post takes it for the one half 2 phi(z_2) 1[z_2 > 0].
+    Two half Gaussians, with masses Phi(a) and Phi(-a). The post takes it for one, 2 phi(z_2) 1[z_2 > 0].
     """
     z_2 = np.asarray(z_2, np.float64)
     return 2.0 * _phi(z_2) * ndtr(a * np.sign(z_2))
@@ -97,11 +97,11 @@ def handbuilt_loss(n: float, a: float, slope: float) -> Limit:
     """The lowest loss of the post's model by hand, p(z_1 | z_2) = N(a sign(z_2), 1), under any Gaussian q.
 
     With the post's decoder, x^(1) if z_1 > 0, it is infinite: every Gaussian q(z_1 | x) puts mass where
-    p(x | z_1) = 0. So each of the n dimensions has the logit slope * z_1 here, which hardens as slope grows. Over
-    q(z_1 | x^(1)) = N(m, s^2) and, at every z_1, the best Gaussian q(z_2 | z_1),
+    p(x | z_1) = 0. So here each of the n dimensions has the logit slope * z_1, which hardens as slope grows.
+    Over q(z_1 | x^(1)) = N(m, s^2) and, at every z_1, the best Gaussian q(z_2 | z_1),
         loss = min_{m, s}  n E[softplus(-slope z_1)] + KL(N(m, s^2) || p(z_1)) + E[posterior_gap(a z_1)],
-    z_1 ~ N(m, s^2), p(z_1) = phi(z_1) cosh(a z_1) exp(-a^2 / 2). p is given, so each point has its own minimum,
-    and so has each z_1: this is exact, not a mirror-image guess. It is the last term that keeps it from ln 2.
+    z_1 ~ N(m, s^2), p(z_1) = phi(z_1) cosh(a z_1) exp(-a^2 / 2). As p is given, each point and each z_1 has a
+    minimum of its own: mirror images are no restriction. The last term is what keeps the loss from ln 2.
 
     `n`, `a`, `slope` finite and > 0; anything else raises ValueError.
     """
@@ -124,9 +124,13 @@ def handbuilt_loss(n: float, a: float, slope: float) -> Limit:
 def fit_mixture(n: int, steps: int = 100, seed: int = 0) -> Mixture:
     """A mixture of two Bernoulli vectors fitted to the two points by EM from random probabilities: loss ln 2.
 
-    E: r[x, k] = weights[k] p(x | k) / p(x).   M: weights[k] = E_x r[x, k], probs[k] = E_x r[x, k] x / weights[k].
+    E: r[x, k] = weights[k] p(x | k) / p(x).
+    M: weights[k] = E_x[r[x, k]], probs[k] = E_x[r[x, k] x] / weights[k].
     The likelihood is exact, so nothing can collapse. In logarithms, so that no component dies out.
+    `n` >= 1 dimensions; anything else raises ValueError.
     """
+    if not (n >= 1 and n % 1 == 0):
+        raise ValueError(f"n must be an integer >= 1, got {n}")
     x = np.stack([np.zeros(n), np.ones(n)])
     probs = np.random.default_rng(seed).uniform(0.25, 0.75, (2, n))
     log_weights = np.full(2, -LN2)
@@ -175,8 +179,8 @@ def _handbuilt_kl(mean: float, std: float, a: float) -> float:
 def _softplus_mean(mean: float, std: float) -> float:
     """E[softplus(-y)], y ~ N(mean, std^2).
 
-    softplus(-y) is the hinge max(r - y, 0) averaged over logistic noise r. For wide y, against which softplus has
-    a sharp corner, the hinge's mean over y has a closed form and r is what is integrated.
+    softplus(-y) is the hinge max(r - y, 0) averaged over logistic noise r. For wide y, against which softplus
+    has a sharp corner, the hinge's mean over y has a closed form and r is what is integrated.
     """
     if std < 10.0:
         y, weights = _normal_rule(mean, std)

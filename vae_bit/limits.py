@@ -67,7 +67,7 @@ def one_layer(n: ArrayLike, beta: ArrayLike = 1.0) -> Limit:
     R knows t alone, so s^2 = 1 / (1 + t), m^2 = t / (1 + t), and one number is left to choose:
         L1(n, beta) = min_{t >= 0}  n R(t) + beta ln(1 + t) / 2  =  beta L1(n / beta, 1).
     It is stationary where (n / beta) (1 + t) mmse(t) = 1. Since (1 + t) mmse(t) falls strictly from 1 to 0,
-    no t > 0 is for n <= beta (collapse: t = 0, loss n ln 2) and just one, the minimum, for n > beta. It
+    n <= beta has no such t > 0 (collapse: t = 0, loss n ln 2) and n > beta has just one, the minimum. It
     falls because minus its logarithm's slope has the sign of (1 + t) E[sech^3 w] - E[sech w] with
     w = sqrt(t) eps: by Stein's identity E[w gd(w) / 2 + w sech w tanh w / 2 - sech w tanh^2 w], gd the
     integral of sech, and w >= gd(w) >= tanh w at w > 0 bounds that below by E[tanh^2 w (1 - sech w)] / 2 > 0.
@@ -94,7 +94,7 @@ def limit(layers: int, n: ArrayLike, beta: ArrayLike = 1.0) -> Array:
         loss = recon + beta sum_l kl_l >= n (ln 2 - I) + beta I >= min(n, beta) ln 2:
     linear in I, so least at an end. For n <= beta collapse, I = 0, reaches it. For n > beta it takes
     I = ln 2, which `handbuilt.steep_map` approaches and nothing reaches, because two Gaussians overlap. The
-    weight n may be any real number > 0, and layers above the second change nothing: they may copy their prior.
+    weight n may be any real number > 0, and layers above the second change nothing: they can copy the prior.
     Raises ValueError unless `layers` is an integer >= 1, and as `one_layer` does.
     """
     if not (layers >= 1 and layers % 1 == 0):

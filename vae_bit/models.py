@@ -88,6 +88,21 @@ def init(arch: Architecture, key: Array, n: Array) -> Params:
     return {"q": q, "p": p}
 
 
+def parameter_count(arch: Architecture) -> int:
+    """Numbers in the parameters, padding included."""
+    shapes = jax.eval_shape(lambda: init(arch, jax.random.key(0), arch.width))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def unpad(params: Params, n: int) -> Params:
+    """Parameters of a run without the dimensions beyond n; leading axes, of runs, are kept."""
+    params = jax.tree.map(lambda leaf: leaf, params)
+    first, last = params["q"][0]["params"]["mlp"]["hidden_0"], params["p"][0]["params"]["head"]
+    first["kernel"] = jnp.concatenate([first["kernel"][..., :n], first["kernel"][..., -1:]], -1)
+    last["kernel"] = last["kernel"][..., :n, :]
+    return params
+
+
 def conditional(net: nn.Module, params: Any, z: Array) -> Normal:
     """A Gaussian network applied to scalars z of any shape, giving a Normal of that shape."""
     mean, std = net.apply(params, z.reshape(1, -1))

@@ -2,7 +2,7 @@
 
 A grid is P panels, kept as their edges [..., P + 1]; each holds ORDER Gauss-Legendre nodes. Passing the integrand
 through those nodes also says how well it is resolved: the last Legendre coefficients of a panel bound its error. A
-pass of `refine` moves the edges so that the panels share that error, so a kink of width 1e-7 is closed in on by a
+pass of `adapt` moves the edges so that the panels share that error, so a kink of width 1e-7 is closed in on by a
 factor of about P a pass. Leading axes are independent grids.
 """
 
@@ -42,21 +42,34 @@ def resample(knots: Array, panels: int) -> Array:
     return _interpolate(rank, jnp.arange(knots.shape[-1], dtype=knots.dtype), knots)
 
 
-def refine(features: Callable[[Array], Array], edges: Array, passes: int) -> Array:
-    """Move the edges to where the features are hard to resolve.
+def adapt(f: Callable[[Array], tuple[Array, Array]], edges: Array, passes: int) -> tuple[Array, Array]:
+    """Evaluate f on a grid that is moved `passes - 1` times to where its features are hard to resolve.
 
-    features(z [..., K]) -> [m, ..., K]: what is to be integrated or interpolated; each is compared with its own maximum.
+    f(z [..., K]) -> (features [m, ..., K], values): the features say what is to be integrated or interpolated, each is
+    compared with its own maximum. Returns the last edges and the values at their nodes.
     """
 
     def one_pass(edges, _):
-        error = _error(features(nodes(edges)[0]))
-        return _share(edges, error), None
+        features, values = f(nodes(edges)[0])
+        return share(edges, features, edges.shape[-1] - 1), (edges, values)
 
-    return jax.lax.scan(one_pass, edges, None, length=passes)[0]
+    history = jax.lax.scan(one_pass, edges, None, length=passes)[1]
+    return jax.tree.map(lambda steps: steps[-1], history)
+
+
+def share(edges: Array, features: Array, panels: int) -> Array:
+    """New edges [..., panels + 1] such that every panel has an equal share of error^(1 / ORDER).
+
+    That grows as the width of a panel. features [m, ..., K] are given at the nodes of the old edges.
+    """
+    demand = jnp.exp(jnp.log(jnp.maximum(_error(features), jnp.finfo(edges.dtype).eps)) / ORDER)
+    part = (1.0 - FLOOR) * demand / jnp.sum(demand, axis=-1, keepdims=True) + FLOOR / demand.shape[-1]
+    cumulative = jnp.concatenate([jnp.zeros_like(part[..., :1]), jnp.cumsum(part, axis=-1)], axis=-1)
+    return _interpolate(jnp.linspace(0.0, 1.0, panels + 1, dtype=edges.dtype), cumulative, edges)
 
 
 def peaks(log_density: Array) -> Array:
-    """Features of an unnormalised log density [m, ..., K] for `refine`: [2 m, ..., K].
+    """Features of an unnormalised log density [m, ..., K] for `adapt`: [2 m, ..., K].
 
     Beside the density itself 1 / (1 + drop from its maximum), whose tails are long: it leads to a peak that falls between
     the nodes of a grid still too coarse.
@@ -72,21 +85,20 @@ class Table(NamedTuple):
     coefficients: Array
 
 
-def tabulate(f: Callable[[Array], Array], edges: Array) -> Table:
-    """Interpolate f(z [K]) -> [m, K] on a grid [P + 1]."""
-    values = f(nodes(edges)[0])
+def tabulate(edges: Array, values: Array) -> Table:
+    """The functions with the given values [m, K] at the nodes of a grid [P + 1]."""
     values = values.reshape(values.shape[0], -1, ORDER)
     return Table(edges, jnp.einsum("kq,mpq->mkp", jnp.asarray(TO_COEFFICIENTS, values.dtype), values))
 
 
 def lookup(table: Table, z: Array) -> Array:
-    """The tabulated functions at z [K], held constant beyond the ends: [m, K]."""
+    """The tabulated functions at z, held constant beyond the ends: [...] -> [m, ...]."""
     edges = table.edges
-    z = jnp.clip(z, edges[0], edges[-1])
-    panel = jnp.sum(z[:, None] >= edges[None, 1:-1], axis=1)
+    flat = jnp.clip(z.ravel(), edges[0], edges[-1])
+    panel = jnp.sum(flat[:, None] >= edges[None, 1:-1], axis=1)
     left, right = edges[panel], edges[panel + 1]
-    u = (2.0 * z - left - right) / jnp.maximum(right - left, jnp.finfo(z.dtype).tiny)
-    return _legendre_sum(table.coefficients[:, :, panel], u)
+    u = (2.0 * flat - left - right) / jnp.maximum(right - left, jnp.finfo(edges.dtype).tiny)
+    return _legendre_sum(table.coefficients[:, :, panel], u).reshape(-1, *z.shape)
 
 
 def _legendre_sum(coefficients: Array, u: Array) -> Array:
@@ -112,15 +124,6 @@ def _error(values: Array) -> Array:
     jump = jnp.pad(jnp.abs(right[..., :-1] - left[..., 1:]), [(0, 0)] * (left.ndim - 1) + [(1, 1)])
     worst = jnp.maximum(jnp.abs(tail[0]), jnp.abs(tail[1]))
     return jnp.max(jnp.maximum(worst, jnp.maximum(jump[..., :-1], jump[..., 1:])), axis=0)
-
-
-def _share(edges: Array, error: Array) -> Array:
-    """New edges such that each panel has an equal share of error^(1 / ORDER), which grows as its width."""
-    demand = jnp.maximum(error, jnp.finfo(error.dtype).eps) ** (1.0 / ORDER)
-    share = (1.0 - FLOOR) * demand / jnp.sum(demand, axis=-1, keepdims=True) + FLOOR / error.shape[-1]
-    cumulative = jnp.concatenate([jnp.zeros_like(share[..., :1]), jnp.cumsum(share, axis=-1)], axis=-1)
-    target = jnp.linspace(0.0, 1.0, edges.shape[-1], dtype=edges.dtype)
-    return _interpolate(target, cumulative, edges)
 
 
 def _interpolate(x: Array, knots: Array, values: Array) -> Array:

@@ -1,0 +1,47 @@
+"""The two recipes: the post's own, and ours."""
+
+from typing import NamedTuple
+
+from vae_bit.models import Architecture
+from vae_bit.training import Recipe
+
+
+class Preset(NamedTuple):
+    """A full description of a run but for layers and width, which a sweep sets, and the swept numbers."""
+
+    architecture: Architecture
+    recipe: Recipe
+    learning_rate: float
+
+
+ORIGINAL = Preset(
+    Architecture(
+        layers=1,
+        width=1,
+        data_hidden=(10, 10, 10),
+        latent_hidden=(100, 100, 100),
+        activation="elu",
+        std="softplus_variance",
+        residual=False,
+        mean_input=False,
+    ),
+    Recipe(noise="iid", samples=500, kl="sampled", schedule="post", betas=(0.9, 0.999), steps=5000),
+    learning_rate=5e-3,
+)
+
+DEFAULT = Preset(
+    Architecture(
+        layers=1,
+        width=1,
+        data_hidden=(16, 16),
+        latent_hidden=(16, 16),
+        activation="tanh",
+        std="exp",
+        residual=True,
+        mean_input=True,
+    ),
+    Recipe(noise="trapezoid", samples=16, kl="closed", schedule="cosine", betas=(0.98, 0.99), steps=5000),
+    learning_rate=1e-2,
+)
+
+PRESETS = {"default": DEFAULT, "original": ORIGINAL}

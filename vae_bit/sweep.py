@@ -1,0 +1,174 @@
+"""Many runs: a grid is planned into groups that share one program, each group trains in chunks over all local devices.
+
+A group's runs differ in n, seed, beta and learning rate alone. They are advanced together by `vmap`, split over the
+devices by `shard_map`, and driven by one host loop over blocks of steps.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec
+
+from vae_bit import data, exact, models, training
+from vae_bit.exact import Evaluation
+from vae_bit.models import Architecture, Params
+from vae_bit.presets import Preset
+from vae_bit.training import Metrics, Recipe, Run, State
+
+CURVE_POINTS = 200
+CPU_CHUNK_BYTES = 4 << 20  # one device's share of a chunk: about what stays in a core's cache between steps
+ACCELERATOR_CHUNK_BYTES = 8 << 30
+
+
+class Group(NamedTuple):
+    """Runs [R] that share every static shape."""
+
+    arch: Architecture
+    recipe: Recipe
+    runs: Run
+
+
+class Block(NamedTuple):
+    """News from the host loop: `runs` of a group have reached `step`."""
+
+    runs: slice
+    step: int
+    metrics: Metrics
+
+
+class Trained(NamedTuple):
+    """A group's outcome, in the order of its runs: curves [R, T], parameters (padded) and exact figures, numpy arrays."""
+
+    group: Group
+    curves: Metrics
+    params: Params
+    evaluation: Evaluation
+
+
+class Programs(NamedTuple):
+    """A group's three jitted functions of a chunk of runs, split over the devices."""
+
+    init: Callable[[Run], State]
+    advance: Callable[[State, Run, int], tuple[State, Metrics]]
+    evaluate: Callable[[Params, Run], Evaluation]
+
+
+def plan(
+    preset: Preset,
+    layers: Sequence[int],
+    n: Sequence[int],
+    beta: Sequence[float],
+    learning_rate: Sequence[float],
+    seeds: Sequence[int],
+) -> list[Group]:
+    """The grid layers x n x beta x learning_rate x seeds as groups, one for each depth and set of similar n."""
+    return [
+        Group(
+            replace(preset.architecture, layers=depth, width=max(similar)),
+            preset.recipe,
+            _grid(similar, beta, learning_rate, seeds),
+        )
+        for depth in layers
+        for similar in similar_widths(n)
+    ]
+
+
+def similar_widths(n: Sequence[int]) -> list[list[int]]:
+    """Splits n, ascending, into lists within which padding to the largest is cheap: at most 32, or at most twofold."""
+    lists: list[list[int]] = []
+    for width in sorted(n):
+        if lists and width <= max(32, 2 * lists[-1][0]):
+            lists[-1].append(width)
+        else:
+            lists.append([width])
+    return lists
+
+
+def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds: Sequence[int]) -> Run:
+    axes = np.meshgrid(
+        np.array(n, np.int32),
+        np.array(seeds, np.uint32),
+        np.array(beta, np.float64),
+        np.array(rate, np.float64),
+        indexing="ij",
+    )
+    return Run(*(axis.transpose(0, 2, 3, 1).ravel() for axis in axes))
+
+
+def compile_programs(arch: Architecture, recipe: Recipe) -> Programs:
+    """The programs of a group; each compiles at its first call."""
+    batched = PartitionSpec("runs")
+    mesh = jax.make_mesh((jax.local_device_count(),), ("runs",), axis_types=(AxisType.Auto,))
+
+    def split(function: Callable, *specs: PartitionSpec, **options: Any) -> Callable:
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=batched, check_vma=False), **options)
+
+    advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
+    evaluate = partial(jax.lax.map, lambda args: _evaluate(arch, *args))
+    return Programs(
+        split(jax.vmap(partial(training.init, arch, recipe)), batched),
+        split(advance, batched, batched, PartitionSpec(), donate_argnums=0),
+        split(lambda *args: evaluate(args), batched, batched),
+    )
+
+
+def _evaluate(arch: Architecture, params: Params, run: Run) -> Evaluation:
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    return exact.evaluate(models.chain(arch, params, run.n), run.beta)
+
+
+def train(group: Group, chunk: int | None = None, report: Callable[[Block], None] = lambda _: None) -> Trained:
+    """Trains and evaluates a group, `chunk` runs at a time (by default as many as suit the cache or memory)."""
+    programs = compile_programs(group.arch, group.recipe)
+    pieces = [_train_chunk(programs, group, runs, report) for runs in chunks(group, chunk)]
+    return Trained(group, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces))
+
+
+def chunks(group: Group, chunk: int | None = None) -> list[slice]:
+    """Slices of one length (but for the last) that cover the group's runs, the fewest of at most `chunk` runs."""
+    total = group.runs.n.size
+    size = min(chunk or chunk_size(group.arch, group.recipe), total)
+    size = math.ceil(total / math.ceil(total / size))
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def chunk_size(arch: Architecture, recipe: Recipe) -> int:
+    """Runs whose training state and widest arrays fit the budget of all local devices, at least one a device."""
+    state = 3 * models.parameter_count(arch)
+    logits = 3 * arch.width * data.POINTS * recipe.samples
+    budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
+    return jax.local_device_count() * max(1, budget // (4 * (state + logits)))
+
+
+def _train_chunk(
+    programs: Programs, group: Group, where: slice, report: Callable[[Block], None]
+) -> tuple[Metrics, Params, Evaluation]:
+    count = where.stop - where.start
+    runs = _pad(jax.tree.map(lambda field: field[where], group.runs))
+    state = programs.init(runs)
+    curves = []
+    ends = block_ends(group.recipe.steps)
+    for end, steps in zip(ends.tolist(), np.diff(ends, prepend=0).tolist(), strict=True):
+        state, metrics = programs.advance(state, runs, steps)
+        curves.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:count], metrics))
+        report(Block(where, end, curves[-1]))
+    with jax.enable_x64(True):
+        evaluation = programs.evaluate(state.params, runs)
+    params, evaluation = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (state.params, evaluation))
+    return jax.tree.map(lambda *points: np.stack(points, 1), *curves), params, evaluation
+
+
+def block_ends(steps: int) -> np.ndarray:
+    """The steps at which a curve has a point: 0, the last, and at most `CURVE_POINTS` - 1 between, evenly spaced."""
+    return np.unique(np.linspace(0, steps, min(steps, CURVE_POINTS) + 1).round().astype(int))
+
+
+def _pad(runs: Run) -> Run:
+    """Repeats the last run until the devices share the runs evenly."""
+    return jax.tree.map(lambda field: np.pad(field, (0, -field.size % jax.local_device_count()), "edge"), runs)
