@@ -1,4 +1,30 @@
+import dataclasses
+
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 3)
+
+from vae_bit import sweep  # noqa: E402
+from vae_bit.presets import PRESETS, Preset  # noqa: E402
+from vae_bit.sweep import Trained  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Preset]:
+    """The presets at widths and sample counts that compile and run at once."""
+    return {
+        name: preset._replace(
+            architecture=dataclasses.replace(preset.architecture, data_hidden=(4,), latent_hidden=(3,)),
+            recipe=dataclasses.replace(preset.recipe, samples=4, steps=300),
+        )
+        for name, preset in PRESETS.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: dict[str, Preset]) -> list[Trained]:
+    """Groups of one and two layers: 16 runs each, which three devices cannot share evenly; half of them diverge."""
+    groups = sweep.plan(tiny["default"], [1, 2], [2, 5], [0.5, 2.0], [2e-2, 1e30], [0, 2**32 - 1])
+    return [sweep.train(group) for group in groups]

@@ -6,6 +6,7 @@ Numbers are in nats; arrays follow the dtype of the chain, and float64 is needed
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from vae_bit.quadrature import Table, adapt, lookup, nodes, peaks, resample, sha
 PANELS = 64  # of a grid on which a function of one scalar is tabulated or integrated
 INNER_PANELS = 16  # of the grids inside an integral, one for each of its nodes
 PASSES = 5
-INNER_PASSES = 4
+INNER_PASSES = 6
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 CHUNK = 64  # decoder inputs held at a time
 
@@ -97,45 +98,42 @@ def _energies(chain: Chain, z: Array) -> Array:
 
 def _elbo_terms(chain: Chain, q_marginals: list[Table]) -> tuple[Array, Array]:
     """E[-ln p(x | z_1)] and kl [L], averaged over the data."""
-    q = q_marginals[0]
-
-    def f(z):
-        density = jnp.exp(lookup(q, z))
-        energy = _energies(chain, z)
-        features = jnp.concatenate([density * energy, density])
-        if chain.q:
-            features = jnp.concatenate([features, *(density * c[None] for c in _probe(chain, 0, z))])
-        return features, features[: density.shape[0]]
-
-    edges, integrand = adapt(f, q.edges, PASSES)
-    z, weights = nodes(edges)
-    recon = jnp.mean(jnp.sum(integrand * weights[None], axis=-1))
-    entropy = jnp.mean(jnp.log(chain.q_data.std) + 0.5 * (1.0 + LOG_2PI))
-    kl = [-entropy]
-    for l, table in enumerate(q_marginals):
-        if l:
-            edges, _ = adapt(lambda z: (jnp.exp(lookup(table, z)), z), table.edges, PASSES)
-            z, weights = nodes(edges)
-        mass = jnp.mean(jnp.exp(lookup(table, z)), axis=0) * weights
+    kl = [-jnp.mean(jnp.log(chain.q_data.std) + 0.5 * (1.0 + LOG_2PI))]
+    recon = jnp.zeros_like(kl[0])
+    for l, q in enumerate(q_marginals):
+        edges, (density, energy) = adapt(partial(_layer, chain, l, q), q.edges, PASSES)
+        z, weights = nodes(edges)
+        mass = density * weights[None]
+        mass = mass / jnp.sum(mass, axis=-1, keepdims=True) / density.shape[0]
+        recon += jnp.sum(mass * energy)
         here, above = _kl_parts(chain, l, z)
-        kl[l] += jnp.sum(mass * here)
-        kl.append(jnp.sum(mass * above))
+        kl[l] += jnp.sum(mass * here[None])
+        kl.append(jnp.sum(mass * above[None]))
     return recon, jnp.stack(kl[:-1])
 
 
-def _probe(chain, l, z):
-    q = chain.q[l](z)
-    yield 0.5 * (jnp.square(q.mean) + jnp.square(q.std) - 1.0) - jnp.log(q.std)
-    for t in (-2.0, 0.0, 2.0):
-        yield -_log_normal(z, chain.p[l](q.mean + t * q.std))
+def _layer(chain: Chain, l: int, q: Table, z: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Features, and the values q(z_l | x_k) and -ln p(x_k | z_1), for the expectations under q(z_l | x_k); l from 0.
+
+    The noise of q(z_{l+1} | z_l) only smooths p(z_l | z_{l+1}): a grid that resolves it at a few fixed values will do.
+    """
+    density = jnp.exp(lookup(q, z))
+    energy = _energies(chain, z) if l == 0 else jnp.zeros_like(density)
+    features = [jnp.ones_like(z), jnp.square(z)]
+    if l < len(chain.q):
+        above = chain.q[l](z)
+        features += [jnp.square(above.mean), jnp.square(above.std), jnp.log(above.std)]
+        features += [_log_normal(z, chain.p[l](above.mean + t * above.std)) for t in (-2.0, 0.0, 2.0)]
+    features = (density[:, None] * jnp.stack(features)[None]).reshape(-1, z.size)
+    return jnp.concatenate([features, density * energy]), (density, energy)
 
 
 def _kl_parts(chain: Chain, l: int, z: Array) -> tuple[Array, Array]:
-    """What q(z_{l+1} | z_l) and p(z_l | z_{l+1}) add to kl_l and kl_{l+1}, counting from 0, given z_l: [K] -> two [K]."""
+    """What p(z_l | z_{l+1}) adds to kl_l and q(z_{l+1} | z_l) to kl_{l+1}, given z_l; l from 0: [K] -> two of [K]."""
     if l == len(chain.q):
         return 0.5 * (jnp.square(z) + LOG_2PI), jnp.zeros_like(z)
     q = chain.q[l](z)
-    cross = _expect(lambda above: -_log_normal(z[:, None], _apply(chain.p[l], above))[None], q)[0]
+    cross = _expect(lambda above: -_log_normal(z[:, None], _at(chain.p[l], above))[None], q)[0]
     return cross, -jnp.log(q.std) - 0.5 * (1.0 + LOG_2PI)
 
 
@@ -143,12 +141,14 @@ def _expect(f: Callable[[Array], Array], q: Normal) -> Array:
     """E_{z ~ N(mean_k, std_k^2)}[f(z)], each on a grid of its own: f maps z [K, M] to [m, K, M], result [m, K]."""
 
     def integrand(t):
-        values = f(q.mean[:, None] + q.std[:, None] * t) * jnp.exp(-0.5 * (jnp.square(t) + LOG_2PI))[None]
+        density = jnp.exp(-0.5 * jnp.square(t))[None]
+        values = jnp.concatenate([density, density * f(q.mean[:, None] + q.std[:, None] * t)])
         return values, values
 
     start = jnp.linspace(-REACH, REACH, INNER_PANELS + 1, dtype=q.mean.dtype)
     edges, values = adapt(integrand, jnp.broadcast_to(start, (*q.mean.shape, start.size)), INNER_PASSES)
-    return jnp.sum(values * nodes(edges)[1][None], axis=-1)
+    mass, *sums = jnp.sum(values * nodes(edges)[1][None], axis=-1)
+    return jnp.stack(sums) / mass[None]
 
 
 def _surgery(q: Table) -> tuple[Array, Array]:
@@ -194,8 +194,14 @@ def _generative_marginal(chain: Chain) -> tuple[Table, Array]:
 
 def _push(source: Table, kernel, reach, weight=None) -> Table:
     """ln int exp(source(z)) kernel(z' | z) dz as a table of z'."""
-    z, weights = nodes(source.edges)
-    given = kernel(z)
+    def below(z):
+        given = kernel(z)
+        density = jnp.exp(lookup(source, z))
+        features = jnp.stack([jnp.ones_like(z), given.mean, given.std])
+        return (density[:, None] * features[None]).reshape(-1, z.size), given
+
+    source_edges, given = adapt(below, source.edges, PASSES)
+    z, weights = nodes(source_edges)
     log_mass = lookup(source, z) + jnp.log(jnp.maximum(weights, jnp.finfo(z.dtype).tiny))[None]
     step = jnp.abs(jnp.gradient(given.mean))
     broad = Normal(given.mean[None], jnp.sqrt(jnp.square(given.std) + jnp.square(step))[None])
@@ -217,8 +223,8 @@ def _push(source: Table, kernel, reach, weight=None) -> Table:
         return jnp.concatenate([peaks(log_joint), step[None]]), log_joint
 
     row = Normal(given.mean[None], given.std[None])
-    start = share(jnp.broadcast_to(source.edges, (target.size, PANELS + 1)), joint(z, row, lookup(source, z)[:, None])[0], INNER_PANELS)
-    inner, log_joint = adapt(lambda z: joint(z, _apply(kernel, z), lookup(source, z)), start, INNER_PASSES)
+    start = share(jnp.broadcast_to(source_edges, (target.size, PANELS + 1)), joint(z, row, lookup(source, z)[:, None])[0], INNER_PANELS)
+    inner, log_joint = adapt(lambda z: joint(z, _at(kernel, z), lookup(source, z)), start, INNER_PASSES)
     return tabulate(edges, jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1][None]))
 
 
@@ -242,7 +248,7 @@ def _spread(q: Normal, reach) -> Array:
     return jnp.ravel(q.mean[:, None] + q.std[:, None] * t[None])
 
 
-def _apply(kernel, z: Array) -> Normal:
+def _at(kernel, z: Array) -> Normal:
     flat = kernel(z.ravel())
     return Normal(flat.mean.reshape(z.shape), flat.std.reshape(z.shape))
 

@@ -14,12 +14,14 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.nn.initializers import Initializer
 
 from vae_bit import data
 from vae_bit.distributions import Normal, normal_sample, softplus, standard_normal
 from vae_bit.exact import Chain
-from vae_bit.networks import BernoulliNet, GaussianNet, ResidualGaussianNet, data_first, glorot
+from vae_bit.networks import MLP, BernoulliNet, GaussianNet, ResidualGaussianNet, elu, glorot, lecun
 
 Params = dict[str, list[Any]]
 
@@ -33,13 +35,15 @@ class Architecture:
     data_hidden: tuple[int, ...]  # hidden widths of q(z_1 | x) and p(x | z_1)
     latent_hidden: tuple[int, ...]  # and of q(z_{l+1} | z_l) and p(z_l | z_{l+1})
     activation: Literal["elu", "tanh"]
+    init: Literal["glorot", "lecun"]  # of kernels
+    logit_gain: float  # that of the decoder's last kernel, times this
     std: Literal["softplus_variance", "exp"]  # what makes a network's second output positive
     residual: bool  # Gaussians between latents start around their own input
     mean_input: bool  # the encoder reads x / n instead of x
 
 
 class Pass(NamedTuple):
-    """One pass up through q and down through p: lists over layers of [2, *nodes], and the logits [width, 2, *nodes]."""
+    """One pass up through q and down through p: lists over layers of [2, *nodes], and the logits [width, z_1.size]."""
 
     z: list[Array]
     q: list[Normal]
@@ -52,40 +56,57 @@ def softplus_std(v: Array) -> Array:
     return jnp.sqrt(softplus(v) + 1e-8)
 
 
-def _functions(arch: Architecture) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    activation = nn.elu if arch.activation == "elu" else jnp.tanh
-    return activation, softplus_std if arch.std == "softplus_variance" else jnp.exp
+def _mlp(arch: Architecture, widths: tuple[int, ...], reads_data: bool = False) -> MLP:
+    activation = elu if arch.activation == "elu" else jnp.tanh
+    return MLP(widths, activation, _init_family(arch), reads_data)
+
+
+def _init_family(arch: Architecture) -> Callable[..., Initializer]:
+    return glorot if arch.init == "glorot" else lecun
+
+
+def _positive(arch: Architecture) -> Callable[[Array], Array]:
+    return softplus_std if arch.std == "softplus_variance" else jnp.exp
 
 
 def _latent_nets(arch: Architecture) -> list[nn.Module]:
     kind = ResidualGaussianNet if arch.residual else GaussianNet
-    return [kind(arch.latent_hidden, *_functions(arch)) for _ in range(1, arch.layers)]
+    return [kind(_mlp(arch, arch.latent_hidden), _positive(arch)) for _ in range(1, arch.layers)]
 
 
 def inference_nets(arch: Architecture) -> list[nn.Module]:
     """The modules of q(z_1 | x), q(z_2 | z_1), ..., q(z_L | z_{L-1})."""
-    return [GaussianNet(arch.data_hidden, *_functions(arch), data_first(glorot)), *_latent_nets(arch)]
+    return [GaussianNet(_mlp(arch, arch.data_hidden, reads_data=True), _positive(arch)), *_latent_nets(arch)]
 
 
 def generative_nets(arch: Architecture) -> list[nn.Module]:
     """The modules of p(x | z_1), p(z_1 | z_2), ..., p(z_{L-1} | z_L)."""
-    return [BernoulliNet(arch.data_hidden, _functions(arch)[0], arch.width), *_latent_nets(arch)]
+    head = _init_family(arch)(arch.logit_gain)
+    return [BernoulliNet(_mlp(arch, arch.data_hidden), arch.width, head), *_latent_nets(arch)]
 
 
 def init(arch: Architecture, key: Array, n: Array) -> Params:
-    """Glorot-uniform kernels and zero biases; those of the n real dimensions do not depend on the padding.
+    """Random kernels and zero biases; those of the n real dimensions do not depend on the padding.
 
-    The two kernels that touch the data are drawn with the data axis leading (prefixes of a draw are stable) and Glorot's
-    bound sqrt(6 / (fan_in + fan_out)) is then set for n in place of the padded width.
+    The two kernels that touch the data are drawn with the data axis leading (prefixes of a draw are stable), and their
+    scale, which the initialiser sets by the padded width, is then set by n.
     """
     q_key, p_key = jax.random.split(key)
     inputs = [jnp.zeros((arch.width, 1))] + [jnp.zeros((1, 1))] * arch.layers
     q = [net.init(jax.random.fold_in(q_key, l), inputs[l]) for l, net in enumerate(inference_nets(arch))]
     p = [net.init(jax.random.fold_in(p_key, l), inputs[1]) for l, net in enumerate(generative_nets(arch))]
-    for layer in q[0]["params"]["mlp"]["hidden_0"], p[0]["params"]["head"]:
-        fan = sum(layer["kernel"].shape) - 1
-        layer["kernel"] *= jnp.sqrt(fan / (fan - arch.width + n))
+    first, last = _data_layers({"q": q, "p": p})
+    if arch.init == "lecun":
+        first["kernel"] *= jnp.sqrt(arch.width / n)
+    else:
+        for layer, hidden in (first, arch.data_hidden[0]), (last, arch.data_hidden[-1]):
+            layer["kernel"] *= jnp.sqrt((arch.width + hidden) / (n + hidden))
     return {"q": q, "p": p}
+
+
+def _data_layers(params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The layers whose kernels have a data axis: the encoder's first, [width, n + 1], and the decoder's last, [n, width + 1]."""
+    return params["q"][0]["params"]["mlp"]["hidden_0"], params["p"][0]["params"]["head"]
 
 
 def parameter_count(arch: Architecture) -> int:
@@ -97,8 +118,8 @@ def parameter_count(arch: Architecture) -> int:
 def unpad(params: Params, n: int) -> Params:
     """Parameters of a run without the dimensions beyond n; leading axes, of runs, are kept."""
     params = jax.tree.map(lambda leaf: leaf, params)
-    first, last = params["q"][0]["params"]["mlp"]["hidden_0"], params["p"][0]["params"]["head"]
-    first["kernel"] = jnp.concatenate([first["kernel"][..., :n], first["kernel"][..., -1:]], -1)
+    first, last = _data_layers(params)
+    first["kernel"] = np.concatenate([first["kernel"][..., :n], first["kernel"][..., -1:]], -1)
     last["kernel"] = last["kernel"][..., :n, :]
     return params
 
@@ -117,9 +138,8 @@ def encode(arch: Architecture, params: Params, n: Array) -> Normal:
 
 
 def decode(arch: Architecture, params: Params, z: Array) -> Array:
-    """Logits of p(x_i = 1 | z_1), [width, ...] for z_1 of any shape [...]."""
-    logits = generative_nets(arch)[0].apply(params["p"][0], z.reshape(1, -1))
-    return logits.reshape(arch.width, *z.shape)
+    """Logits of p(x_i = 1 | z_1), a column for each entry of z_1: [width, z.size]."""
+    return generative_nets(arch)[0].apply(params["p"][0], z.reshape(1, -1))
 
 
 def forward(arch: Architecture, params: Params, n: Array, eps: list[Array]) -> Pass:

@@ -14,11 +14,24 @@ from jax.nn.initializers import Initializer
 
 from vae_bit.distributions import Normal
 
-glorot = variance_scaling(1.0, "fan_avg", "uniform", in_axis=-1, out_axis=-2)
+def glorot(gain: float = 1.0, in_axis: int = -1, out_axis: int = -2) -> Initializer:
+    """Uniform of variance 2 gain^2 / (fan_in + fan_out) (Glorot and Bengio 2010)."""
+    return variance_scaling(gain**2, "fan_avg", "uniform", in_axis, out_axis)
 
 
-def data_first(init: Initializer) -> Initializer:
+def lecun(gain: float = 1.0, in_axis: int = -1, out_axis: int = -2) -> Initializer:
+    """Normal of variance gain^2 / fan_in (LeCun et al. 1998)."""
+    return variance_scaling(gain**2, "fan_in", "normal", in_axis, out_axis)
+
+
+def elu(x: Array) -> Array:
+    """x for x > 0, else e^x - 1 (Clevert et al. 2016); on CPU `expm1` would cost more than twice as much."""
+    return jnp.where(x > 0.0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
+
+
+def data_first(family: Callable[..., Initializer]) -> Initializer:
     """Draws a kernel [out, in] with its input axis leading, so that padding the input leaves the rest unchanged."""
+    init = family(in_axis=-2, out_axis=-1)
     return lambda key, shape, *args, **kwargs: init(key, shape[::-1], *args, **kwargs).T
 
 
@@ -31,12 +44,12 @@ class Affine(nn.Module):
     """W @ h + b[:, None]: [in, K] -> [features, K]."""
 
     features: int
-    kernel_init: Initializer = glorot
+    init_kernel: Initializer
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         shape = (self.features, h.shape[0] + 1)
-        kernel = self.param("kernel", with_zero_bias(self.kernel_init), shape)
+        kernel = self.param("kernel", with_zero_bias(self.init_kernel), shape)
         return kernel @ jnp.concatenate([h, jnp.ones((1, h.shape[1]), h.dtype)])
 
 
@@ -45,12 +58,13 @@ class MLP(nn.Module):
 
     widths: tuple[int, ...]
     activation: Callable[[Array], Array]
-    first_init: Initializer = glorot
+    init_family: Callable[..., Initializer]
+    reads_data: bool = False
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         for depth, width in enumerate(self.widths):
-            init = glorot if depth else self.first_init
+            init = data_first(self.init_family) if self.reads_data and depth == 0 else self.init_family()
             h = self.activation(Affine(width, init, name=f"hidden_{depth}")(h))
         return h
 
@@ -58,39 +72,34 @@ class MLP(nn.Module):
 class GaussianNet(nn.Module):
     """A conditional Gaussian of one scalar, h [in, K] -> Normal of shape [1, K]; `positive` maps R to std > 0."""
 
-    widths: tuple[int, ...]
-    activation: Callable[[Array], Array]
+    mlp: MLP
     positive: Callable[[Array], Array]
-    first_init: Initializer = glorot
 
     @nn.compact
     def __call__(self, h: Array) -> Normal:
-        h = MLP(self.widths, self.activation, self.first_init, name="mlp")(h)
-        mean, scale = jnp.split(Affine(2, name="head")(h), 2)
+        mean, scale = jnp.split(Affine(2, self.mlp.init_family(), name="head")(self.mlp(h)), 2)
         return Normal(mean, self.positive(scale))
 
 
 class ResidualGaussianNet(nn.Module):
-    """A Gaussian around its own input: h [1, K] -> N(h + mean(h), std(h)^2), which starts as N(h, e^-2)."""
+    """A Gaussian around its own input: h [1, K] -> N(h + mean(h), std(h)^2), which starts narrow and centred on h."""
 
-    widths: tuple[int, ...]
-    activation: Callable[[Array], Array]
+    mlp: MLP
     positive: Callable[[Array], Array]
 
     @nn.compact
     def __call__(self, h: Array) -> Normal:
-        hidden = MLP(self.widths, self.activation, name="mlp")(h)
-        mean, scale = jnp.split(Affine(2, zeros_init(), name="head")(hidden), 2)
+        mean, scale = jnp.split(Affine(2, zeros_init(), name="head")(self.mlp(h)), 2)
         return Normal(h + mean, self.positive(scale - 1.0))
 
 
 class BernoulliNet(nn.Module):
     """Independent Bernoullis: h [in, K] -> logits [features, K]."""
 
-    widths: tuple[int, ...]
-    activation: Callable[[Array], Array]
+    mlp: MLP
     features: int
+    init_head: Initializer
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        return Affine(self.features, name="head")(MLP(self.widths, self.activation, name="mlp")(h))
+        return Affine(self.features, self.init_head, name="head")(self.mlp(h))

@@ -1,8 +1,9 @@
-"""The standard-normal noise that drives sampling: one number per layer at each node, and the nodes' weights.
+"""The standard-normal noise that drives sampling: its nodes and their weights.
 
-Every kind gives `Noise(eps, weight)` with E[sum_nodes weight * f(eps)] = E_{N(0, I)}[f], so a loss never knows which it
-was fed. The randomised quasi-Monte Carlo kinds shift fixed nodes by a fresh uniform number per layer, which keeps them
-unbiased and keeps a network from fitting the nodes.
+Every kind gives nodes and weights with E[sum_nodes weight * f(eps)] = E_{N(0, I)}[f], so a loss never knows which it
+was fed: `draw` for a chain of L scalar latents, `draw_latent` for one latent of size d. The randomised quasi-Monte
+Carlo kinds shift fixed nodes by a fresh uniform number per layer, which keeps them unbiased and keeps a network from
+fitting the nodes.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax.scipy.special import ndtri
 
 Kind = Literal["iid", "lattice", "trapezoid"]
 
-LOWEST_HALF_WIDTH = 5.0  # of the trapezoid's box: mass 6e-7 lies outside
+LOWEST_HALF_WIDTH = 6.0  # of the box of nodes
 UPPER_HALF_WIDTH = 4.0  # above the lowest layer the noise is small beside what it is added to, and a coarse grid does
 UPPER_NODES = 6
 
@@ -29,7 +30,14 @@ class Noise(NamedTuple):
 
 
 def draw(key: Array, kind: Kind, layers: int, samples: int) -> Noise:
-    """One set of nodes for L layers, `samples` of them in the lowest; ValueError for an unknown kind."""
+    """One set of nodes for L layers, `samples` of them in the lowest; ValueError for an unknown kind.
+
+    >>> eps, weight = draw(jax.random.key(0), "trapezoid", layers=2, samples=32)
+    >>> [e.shape for e in eps], weight.shape
+    ([(32, 1), (1, 6)], (32, 6))
+    >>> print(f"{jnp.sum(weight * eps[0]**2):.3f}")  # E[eps^2] = 1
+    1.000
+    """
     if kind == "iid":
         return iid(key, layers, samples)
     if kind == "lattice":
@@ -37,6 +45,26 @@ def draw(key: Array, kind: Kind, layers: int, samples: int) -> Noise:
     if kind == "trapezoid":
         return trapezoid(key, layers, samples)
     raise ValueError(f"noise: got {kind!r}, expected 'iid', 'lattice' or 'trapezoid'")
+
+
+def draw_latent(
+    key: Array, kind: Kind, size: int, samples: int, dtype: jax.typing.DTypeLike = float
+) -> tuple[Array, Array]:
+    """Nodes eps [K, size] and weights [K] for one latent of `size` dimensions.
+
+    K = `samples`; for the trapezoid `samples` to the power `size`, a product grid meant for size 1 or 2. ValueError for
+    an unknown kind.
+
+    >>> eps, weight = draw_latent(jax.random.key(0), "lattice", size=3, samples=64)
+    >>> eps.shape, weight.shape
+    ((64, 3), (64,))
+    """
+    if kind == "trapezoid":
+        rules = [_trapezoid_rule(shift, LOWEST_HALF_WIDTH, samples) for shift in jax.random.uniform(key, (size,))]
+        eps, weights = (jnp.stack(jnp.meshgrid(*part), -1).reshape(-1, size) for part in zip(*rules, strict=True))
+        return eps.astype(dtype), jnp.prod(weights, -1).astype(dtype)
+    eps, weight = draw(key, kind, size, samples)
+    return jnp.stack(eps, -1).astype(dtype), weight.astype(dtype)
 
 
 def iid(key: Array, layers: int, samples: int) -> Noise:
@@ -60,7 +88,7 @@ def trapezoid(key: Array, layers: int, samples: int) -> Noise:
     rules = [_trapezoid_rule(shifts[0], LOWEST_HALF_WIDTH, samples)]
     rules += [_trapezoid_rule(shift, UPPER_HALF_WIDTH, UPPER_NODES) for shift in shifts[1:]]
     eps, weights = zip(*rules, strict=True)
-    return Noise(jnp.ix_(*eps), functools.reduce(jnp.multiply, jnp.ix_(*weights)))
+    return Noise(list(jnp.ix_(*eps)), functools.reduce(jnp.multiply, jnp.ix_(*weights)))
 
 
 def _trapezoid_rule(shift: Array, half_width: float, nodes: int) -> tuple[Array, Array]:

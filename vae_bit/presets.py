@@ -21,6 +21,8 @@ ORIGINAL = Preset(
         data_hidden=(10, 10, 10),
         latent_hidden=(100, 100, 100),
         activation="elu",
+        init="glorot",
+        logit_gain=1.0,
         std="softplus_variance",
         residual=False,
         mean_input=False,
@@ -36,11 +38,13 @@ DEFAULT = Preset(
         data_hidden=(16, 16),
         latent_hidden=(16, 16),
         activation="tanh",
+        init="lecun",
+        logit_gain=3.0,
         std="exp",
         residual=True,
         mean_input=True,
     ),
-    Recipe(noise="trapezoid", samples=16, kl="closed", schedule="cosine", betas=(0.98, 0.99), steps=5000),
+    Recipe(noise="trapezoid", samples=24, kl="closed", schedule="cosine", betas=(0.98, 0.99), steps=5000),
     learning_rate=1e-2,
 )
 

@@ -23,7 +23,9 @@ TO_COEFFICIENTS = (np.polynomial.legendre.legvander(NODES, ORDER - 1) * WEIGHTS[
 # values at the nodes -> the polynomial at the left and right edge of the panel, and its last two coefficients
 EDGE_SIGNS = np.stack([(-1.0) ** np.arange(ORDER), np.ones(ORDER)])
 ESTIMATES = np.concatenate([EDGE_SIGNS @ TO_COEFFICIENTS, TO_COEFFICIENTS[-2:]])
-FLOOR = 0.3  # share of the panels that stays where it was, so that nothing is given up for good
+SHARPNESS = 4.0
+TAIL = 0.01
+FLOOR = 0.2  # share of the panels that stays where it was, so that nothing is given up for good
 
 
 def nodes(edges: Array) -> tuple[Array, Array]:
@@ -58,24 +60,24 @@ def adapt(f: Callable[[Array], tuple[Array, Array]], edges: Array, passes: int) 
 
 
 def share(edges: Array, features: Array, panels: int) -> Array:
-    """New edges [..., panels + 1] such that every panel has an equal share of error^(1 / ORDER).
+    """New edges [..., panels + 1] such that every panel has an equal share of error^(1 / 3).
 
     That grows as the width of a panel. features [m, ..., K] are given at the nodes of the old edges.
     """
-    demand = jnp.exp(jnp.log(jnp.maximum(_error(features), jnp.finfo(edges.dtype).eps)) / ORDER)
+    demand = jnp.exp(jnp.log(jnp.maximum(_error(features), jnp.finfo(edges.dtype).eps)) / SHARPNESS)
     part = (1.0 - FLOOR) * demand / jnp.sum(demand, axis=-1, keepdims=True) + FLOOR / demand.shape[-1]
     cumulative = jnp.concatenate([jnp.zeros_like(part[..., :1]), jnp.cumsum(part, axis=-1)], axis=-1)
     return _interpolate(jnp.linspace(0.0, 1.0, panels + 1, dtype=edges.dtype), cumulative, edges)
 
 
 def peaks(log_density: Array) -> Array:
-    """Features of an unnormalised log density [m, ..., K] for `adapt`: [2 m, ..., K].
+    """Feature for `adapt` that resolves an unnormalised density given by its logarithm, [..., K] -> [..., K].
 
-    Beside the density itself 1 / (1 + drop from its maximum), whose tails are long: it leads to a peak that falls between
-    the nodes of a grid still too coarse.
+    The density itself and a little of 1 / (1 + drop from its maximum), whose tails are long: they lead to a peak that falls
+    between the nodes of a grid still too coarse.
     """
     drop = jnp.max(log_density, axis=-1, keepdims=True) - log_density
-    return jnp.concatenate([jnp.exp(-drop), 1.0 / (1.0 + drop)])
+    return jnp.exp(-drop) + TAIL / (1.0 + drop)
 
 
 class Table(NamedTuple):

@@ -60,10 +60,14 @@ def _adam(recipe: Recipe) -> optax.GradientTransformation:
     return optax.scale_by_adam(*recipe.betas, eps=1e-8)
 
 
-def elbo_terms(path: Pass, x: Array, mask: Array, kl: str) -> tuple[Array, list[Array]]:
-    """recon and kl_l at the nodes of one pass, each of a shape that broadcasts to [2, *nodes]; x [width, 2]."""
-    nodes = [1] * (path.logits.ndim - 2)
-    recon = -bernoulli_log_prob(x.reshape(*x.shape, *nodes), path.logits, mask.reshape(-1, 1, *nodes), axis=0)
+def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
+    """recon and kl_l at the nodes of one pass, each of a shape that broadcasts to [2, *nodes].
+
+    All dimensions of a data point are one bit, which is broadcast here: a full x would be read from memory every step.
+    """
+    bits = jnp.repeat(data.BITS, path.z[0].size // data.POINTS)
+    x, mask = (jnp.broadcast_to(a, path.logits.shape) for a in (bits[None], mask[:, None]))
+    recon = -bernoulli_log_prob(x, path.logits, mask, axis=0).reshape(path.z[0].shape)
     *lower, top = zip(*jax.tree.map(lambda a: a[..., None], path[:3]), strict=True)
     if kl == "sampled":
         return recon, [losses.sampled_kl(*args) for args in (*lower, top)]
@@ -76,8 +80,8 @@ def sampled_loss(
     """The loss under the noise of one step, averaged over the two points, with its parts."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), step), data.POINTS)
     eps, weight = jax.vmap(lambda key: noise.draw(key, recipe.noise, arch.layers, recipe.samples))(keys)
-    x, mask = data.points(run.n, arch.width), data.mask(run.n, arch.width)
-    recon, kl = elbo_terms(models.forward(arch, params, run.n, eps), x, mask, recipe.kl)
+    path = models.forward(arch, params, run.n, eps)
+    recon, kl = elbo_terms(path, data.mask(run.n, arch.width), recipe.kl)
     recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (recon, *kl))
     loss = losses.loss(recon, jnp.stack(kl), run.beta)
     return loss, Metrics(loss, recon, sum(kl))

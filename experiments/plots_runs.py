@@ -1,0 +1,190 @@
+"""Figures of a sweep's table and curves: the data, costs against n, learning, the price of a Gaussian posterior."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import saved, style
+from experiments.saved import Saved
+from vae_bit import limits
+from vae_bit.limits import LN2
+from vae_bit.results import Table
+
+MEASURES = {"loss": "loss (nats)", "recon_per_dim": "reconstruction / n (nats)", "kl": "KL (nats)"}
+
+
+@style.look
+def figure_data(results: Saved) -> Figure:
+    """The whole data set for n = 1 and n = 5."""
+    figure = style.new(6.4, 2.3, "The data: two points, so one bit, n times over")
+    for axes, n in zip(figure.subplots(1, 2, width_ratios=(1, 5)), (1, 5), strict=True):
+        axes.imshow(np.array([[0] * n, [1] * n]), cmap="gray_r", vmin=-0.15, vmax=1.15, aspect="equal")
+        for i in range(n):
+            axes.text(i, 0, "0", ha="center", va="center", color="black")
+            axes.text(i, 1, "1", ha="center", va="center", color="white")
+        axes.set_xticks([])
+        axes.vlines(np.arange(1, n) - 0.5, -0.5, 1.5, color="white", linewidth=2)
+        chance = ", prob. 1/2" if n == 1 else ""
+        axes.set_yticks([0, 1], ["$x^{(0)}$" + chance, "$x^{(1)}$" + chance])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_title(f"n = {n}")
+    return figure
+
+
+@style.look
+def figure_costs(results: Saved) -> Figure:
+    """Loss, reconstruction cost per dimension and KL against n: trained, best possible, published."""
+    rows = results.rows
+    figure = style.new(10, 4.2, "One layer pays more the larger n; two layers can stay near ln 2")
+    panels = figure.subplots(1, 3)
+    for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
+        for layers in saved.depths(rows):
+            _trained(axes, rows, layers, name)
+            _limit(axes, rows, layers, name)
+            _published(axes, rows, layers, name)
+        style.width_axis(axes, saved.widths(rows))
+        axes.set_title(label)
+        if name == "recon_per_dim":
+            axes.set_yscale("log")
+    style.legend_below(figure, panels[0], len(saved.depths(rows)))
+    return figure
+
+
+@style.look
+def figure_learning(results: Saved) -> Figure:
+    """Learning curves of the reconstruction cost per dimension, for each n."""
+    rows, curves = results.rows, results.curves
+    depths = saved.depths(rows)
+    figure = style.new(style.columns(depths), 3.8, "The larger n, the harder the code is pushed open")
+    colours = style.width_colours(saved.widths(rows))
+    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
+    for axes, layers in zip(panels, depths, strict=True):
+        for n in saved.widths(rows, layers):
+            own = (rows["layers"] == layers) & (rows["n"] == n)
+            low, middle, high = np.quantile(curves["recon"][own] / n, [0, 0.5, 1], axis=0)
+            axes.plot(curves["step"], middle, color=colours[n], label=f"n = {n:,}")
+            axes.fill_between(curves["step"], low, high, color=colours[n], alpha=0.25, linewidth=0)
+            if layers == 1:
+                limit = limits.one_layer(n, rows["beta"][0])
+                axes.axhline(limit.recon / n, color=colours[n], linestyle=":", linewidth=1)
+        axes.set(yscale="log", xlabel="training step", title=style.depth_name(layers))
+    panels[0].set_ylabel("reconstruction / n (nats)")
+    style.legend_right(figure, panels[0], "median; band:\nall seeds; dotted:\nlimit, 1 layer")
+    return figure
+
+
+@style.look
+def figure_price(results: Saved) -> Figure:
+    """What loss and KL are made of, for the median run of each depth and n."""
+    depths = saved.depths(results.rows)
+    figure = style.new(style.columns(depths), 6, "What a Gaussian posterior costs")
+    panels = figure.subplots(2, len(depths), sharey="row", squeeze=False)
+    for column, layers in enumerate(depths):
+        widths = saved.widths(results.rows, layers)
+        medians = [saved.median_row(saved.of(results.rows, layers=layers, n=n)) for n in widths]
+        rows = {name: np.array([row[name] for row in medians]) for name in medians[0]}
+        _stack(panels[0, column], widths, _loss_parts(rows))
+        _stack(panels[1, column], widths, _kl_parts(rows))
+        panels[0, column].set_title(f"{style.depth_name(layers)}: reconstruction + KL")
+        panels[1, column].set_title(f"{style.depth_name(layers)}: KL")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("nats")
+    for axes in panels[:, -1]:
+        axes.legend(*(part[::-1] for part in axes.get_legend_handles_labels()), loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+@style.look
+def summary(rows: Table, curves: dict[str, np.ndarray]) -> Figure:
+    """A sweep at a glance: the loss while training, and loss and reconstruction cost per dimension against n."""
+    chosen, _ = saved.one_setting(rows)
+    rows = {name: column[chosen] for name, column in rows.items()}
+    figure = style.new(10, 3.9, "Trained runs and the best there is")
+    learning, *panels = figure.subplots(1, 3)
+    _gap_curves(learning, rows, curves["step"], curves["loss"][chosen])
+    for axes, name in zip(panels, ("loss", "recon_per_dim"), strict=True):
+        for layers in saved.depths(rows):
+            _trained(axes, rows, layers, name)
+            _limit(axes, rows, layers, name)
+        style.width_axis(axes, saved.widths(rows))
+        axes.set_title(MEASURES[name])
+    panels[1].set_yscale("log")
+    style.legend_below(figure, panels[0], 4)
+    return figure
+
+
+def _gap_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray) -> None:
+    for layers in saved.depths(rows):
+        for n in saved.widths(rows, layers):
+            own = (rows["layers"] == layers) & (rows["n"] == n)
+            gap = np.median(loss[own] - rows["limit"][own, None], axis=0)
+            axes.plot(step, gap, color=style.depth_colour(layers), linewidth=1)
+    axes.set(xlabel="training step", title="loss above its limit (nats), each n")
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.minorticks_off()
+
+
+def _trained(axes: Axes, rows: Table, layers: int, name: str) -> None:
+    colour, widths = style.depth_colour(layers), saved.widths(rows, layers)
+    spread = np.array([np.quantile(saved.of(rows, layers=layers, n=n)[name], [0, 0.5, 1]) for n in widths])
+    label = f"{style.depth_name(layers)}: median, all seeds"
+    axes.fill_between(widths, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0)
+    axes.vlines(widths, spread[:, 0], spread[:, 2], color=colour, alpha=0.5, linewidth=3)
+    axes.plot(widths, spread[:, 1], "o", color=colour, markersize=5, label=label)
+
+
+def _limit(axes: Axes, rows: Table, layers: int, name: str) -> None:
+    """The exact limit: a curve over real n; two layers' reconstruction cost tends to 0 where n > beta."""
+    beta = rows["beta"][0]
+    n = np.geomspace(rows["n"].min(), rows["n"].max() * 1.0001, 400)
+    if layers == 1:
+        limit = limits.one_layer(n, beta)
+        height = {"loss": limit.loss, "recon_per_dim": limit.recon / n, "kl": limit.kl}[name]
+    else:
+        opened = np.where(n > beta, LN2, 0.0)
+        height = {"loss": limits.limit(2, n, beta), "recon_per_dim": np.full_like(n, np.nan), "kl": opened}[name]
+    line = "-" if layers == 1 else "--"
+    label = f"{style.depth_name(layers)}: limit"
+    axes.plot(n, height, line, color=style.depth_colour(layers), linewidth=1.2, label=label)
+
+
+def _published(axes: Axes, rows: Table, layers: int, name: str) -> None:
+    points = [run for run in saved.published() if run["layers"] == layers and run["n"] in rows["n"]]
+    if points and rows["beta"][0] == 1.0:
+        n, height = zip(*((run["n"], run[name]) for run in points), strict=True)
+        label = f"{style.depth_name(layers)}: the post's run"
+        axes.plot(n, height, "D", fillstyle="none", color=style.depth_colour(layers), markersize=8, label=label)
+
+
+def _loss_parts(rows: Table) -> dict[str, tuple[str, np.ndarray]]:
+    """recon + sum_l kl_l = ln 2 + (nll - ln 2) + KL(q(z | x) || p(z | x)): label -> colour, nats."""
+    return {
+        "entropy of the data, ln 2": (style.PARTS[0], np.full(rows["nll"].shape, LN2)),
+        "model error,\n-ln p(x) - ln 2": (style.PARTS[1], rows["nll"] - LN2),
+        "posterior error,\nKL(q(z|x) || p(z|x))": (style.PARTS[2], rows["posterior_kl"]),
+    }
+
+
+def _kl_parts(rows: Table) -> dict[str, tuple[str, np.ndarray]]:
+    """sum_l kl_l = I(x; z_L) + KL(q(z_L) || p(z_L)) + what the layers below add: label -> colour, nats."""
+    rest = rows["kl"] - rows["mutual_information"] - rows["marginal_kl"]
+    parts = {
+        "information,\nI(x; z)": (style.PARTS[3], rows["mutual_information"]),
+        "mismatch,\nKL(q(z) || p(z))": (style.PARTS[4], rows["marginal_kl"]),
+    }
+    return parts | ({"lower layers": (style.PARTS[5], rest)} if rows["layers"][0] > 1 else {})
+
+
+def _stack(axes: Axes, widths: list[int], parts: dict[str, tuple[str, np.ndarray]]) -> None:
+    position, base = np.arange(len(widths)), np.zeros(len(widths))
+    for label, (colour, height) in parts.items():
+        height = np.maximum(height, 0.0)  # 0 may come out as -1e-8
+        axes.bar(position, height, 0.7, base, color=colour, edgecolor=style.INK, linewidth=0.5, label=label)
+        base = base + height
+    for x, total in zip(position, base, strict=True):
+        axes.annotate(f"{total:.3f}", (x, total), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xticks(position, [f"{n:,}" for n in widths])
+    axes.set(xlabel="data dimensions n", ylim=0)
+    axes.grid(False, axis="x")

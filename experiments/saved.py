@@ -1,0 +1,208 @@
+"""A sweep read back for pictures and reports: its table and curves, and exact functions of a trained model's latents.
+
+Everything here is float64 numpy; a folder that is no sweep's raises BadInput.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import expit, ndtr
+
+from experiments.options import BadInput
+from vae_bit import models, results
+from vae_bit.models import Architecture, Params
+from vae_bit.results import Table
+
+COLUMNS = (*results.KEYS, "status", "loss", "recon", "recon_per_dim", "kl", "limit", "gap", *results.EXACT)
+CELLS = 4000  # of a latent's range, over which the decoder is averaged
+PUBLISHED = Path(__file__).with_name("published.json")
+
+
+class Missing(Exception):
+    """The results hold nothing for a figure; the message says what it needs."""
+
+
+class Saved(NamedTuple):
+    """A sweep's finite runs: `rows` and `curves` of one beta and learning rate, `every` of all; what was left out."""
+
+    out: Path
+    rows: Table
+    curves: dict[str, np.ndarray]
+    every: Table
+    notices: list[str]
+
+
+class Model(NamedTuple):
+    """One trained run: its row of the table and its parameters, float64."""
+
+    row: dict
+    arch: Architecture
+    params: Params
+
+
+class Gaussian(NamedTuple):
+    """N(mean, std^2), float64 arrays of one shape."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+@contextmanager
+def _reading(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadInput(f"--run={out}: {reason}; expected a folder that experiments.sweep has written") from error
+
+
+def load(out: Path) -> Saved:
+    """Reads a sweep's folder; BadInput where it is missing, damaged or something else."""
+    with _reading(out):
+        every, curves = results.load_table(out), results.load_curves(out)
+        schema = json.loads((out / "config.json").read_text())["schema"]
+        if schema != results.SCHEMA:
+            raise ValueError(f"config.json has schema {schema}, not {results.SCHEMA}")
+        if missing := [name for name in COLUMNS if name not in every]:
+            raise ValueError(f"results.csv has no column {missing[0]}")
+        if any(curves[name].shape != (every["n"].size, curves["step"].size) for name in ("loss", "recon", "kl")):
+            raise ValueError("curves.npz and results.csv differ in their number of runs")
+        with np.load(out / "params.npz", allow_pickle=False) as file:
+            file.files  # noqa: B018 - reading the list of names shows that the archive is whole
+    finite = every["status"] != "diverged"
+    if not finite.any():
+        raise BadInput(f"--run={out}: every run diverged; expected at least one that did not")
+    chosen, notices = one_setting(every)
+    rows = {name: column[chosen] for name, column in every.items()}
+    own_curves = {name: curve if name == "step" else curve[chosen] for name, curve in curves.items()}
+    return Saved(out, rows, own_curves, {name: column[finite] for name, column in every.items()}, notices)
+
+
+def one_setting(rows: Table) -> tuple[np.ndarray, list[str]]:
+    """Which runs to draw: finite, beta = 1 if there, the learning rate of least median gap; and what was left out."""
+    chosen, notices = rows["status"] != "diverged", []
+    if diverged := np.sum(~chosen):
+        notices.append(f"{diverged} of {chosen.size} runs: diverged")
+    for name in ("beta", "learning_rate") if chosen.any() else ():
+        values = np.unique(rows[name][chosen])
+        medians = [np.median(rows["gap"][chosen & (rows[name] == value)]) for value in values]
+        best = 1.0 if name == "beta" and 1.0 in values else values[np.argmin(medians)]
+        notices += [f"runs with {name} = {value:g}: those with {best:g} are drawn" for value in values if value != best]
+        chosen = chosen & (rows[name] == best)
+    return chosen, notices
+
+
+def of(rows: Table, **keys: float) -> Table:
+    """The rows with the given values."""
+    own = np.logical_and.reduce([rows[name] == value for name, value in keys.items()])
+    return {name: column[own] for name, column in rows.items()}
+
+
+def depths(rows: Table) -> list[int]:
+    """Numbers of layers in the table, ascending."""
+    return np.unique(rows["layers"]).tolist()
+
+
+def widths(rows: Table, layers: int | None = None) -> list[int]:
+    """Values of n in the table, of one depth or of all, ascending."""
+    return np.unique(rows["n"] if layers is None else of(rows, layers=layers)["n"]).tolist()
+
+
+def median_row(rows: Table) -> dict:
+    """The row whose loss is the median (the lower of two)."""
+    index = np.argsort(rows["loss"], kind="stable")[(rows["loss"].size - 1) // 2]
+    return {name: column[index].item() for name, column in rows.items()}
+
+
+def median_model(saved: Saved, layers: int, n: int) -> Model:
+    """The trained run of median loss, of one depth and n."""
+    return model(saved, median_row(of(saved.rows, layers=layers, n=n)))
+
+
+def model(saved: Saved, row: dict) -> Model:
+    """The trained run of a row."""
+    with _reading(saved.out):
+        run = results.load_run(saved.out, **{name: row[name] for name in results.KEYS})
+    with jax.enable_x64(True):
+        return Model(run.row, run.arch, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), run.params))
+
+
+def codes(model: Model) -> Gaussian:
+    """q(z_1 | x) of 0^n and 1^n, shape [2]."""
+    with jax.enable_x64(True):
+        return Gaussian(*map(np.asarray, models.encode(model.arch, model.params, model.row["n"])))
+
+
+def conditional(model: Model, side: str, layer: int, z: np.ndarray) -> Gaussian:
+    """q(z_{l+1} | z_l) of side "q" or p(z_l | z_{l+1}) of side "p", l = `layer`, given z [K]: shape [K]."""
+    with jax.enable_x64(True):
+        chain = models.chain(model.arch, model.params, model.row["n"])
+        kernel = (chain.q if side == "q" else chain.p)[layer - 1]
+        return Gaussian(*map(np.asarray, kernel(jnp.asarray(z, jnp.float64))))
+
+
+def top_densities(model: Model, z: np.ndarray) -> np.ndarray:
+    """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]; layer by layer a sum over fine cells of the range below."""
+    q = codes(model)
+    if model.arch.layers == 1:
+        return density(z, Gaussian(q.mean[:, None], q.std[:, None]))
+    edges = _edges(q)
+    mass = _cell_masses(edges, q)
+    for layer in range(1, model.arch.layers):
+        given = conditional(model, "q", layer, (edges[1:] + edges[:-1]) / 2)
+        edges = _edges(given)
+        last = layer == model.arch.layers - 1
+        mass = (density(z[:, None], given) if last else _cell_masses(edges, given)) @ mass
+    return mass.T
+
+
+def pixel_probability(model: Model, z: np.ndarray) -> np.ndarray:
+    """p(x_i = 1 | z_L) at z [K]: [n, K]; layer by layer a sum over fine cells of the range below."""
+    masses = []
+    for layer in range(model.arch.layers - 1, 0, -1):
+        given = conditional(model, "p", layer, z)
+        edges = _edges(given)
+        masses.append(_cell_masses(edges, given))
+        z = (edges[1:] + edges[:-1]) / 2
+    with jax.enable_x64(True):
+        probability = expit(np.asarray(models.decode(model.arch, model.params, jnp.asarray(z, jnp.float64))))
+    for mass in reversed(masses):
+        probability = probability @ mass
+    return probability
+
+
+def density(z: np.ndarray, q: Gaussian) -> np.ndarray:
+    """N(z; mean, std^2), all shapes broadcast."""
+    return np.exp(-0.5 * np.square((z - q.mean) / q.std)) / (q.std * np.sqrt(2 * np.pi))
+
+
+def _edges(given: Gaussian) -> np.ndarray:
+    """Even cells that hold all but nothing of every Gaussian given: [CELLS + 1]."""
+    return np.linspace(np.min(given.mean - 8 * given.std), np.max(given.mean + 8 * given.std), CELLS + 1)
+
+
+def _cell_masses(edges: np.ndarray, given: Gaussian) -> np.ndarray:
+    """Probability of each cell under each Gaussian: [CELLS, K]."""
+    return np.diff(ndtr((edges[:, None] - given.mean) / given.std), axis=0)
+
+
+def draws(model: Model, count: int) -> np.ndarray:
+    """Ancestral samples x, those with fewer ones first: [n, count]."""
+    with jax.enable_x64(True):
+        x = np.asarray(models.sample(model.arch, model.params, jax.random.key(0), count))
+    return x[:, np.argsort(x.sum(0), kind="stable")]
+
+
+@cache
+def published() -> list[dict]:
+    """What the post's author saved, a dict for each depth and n; `published.json` says where it comes from."""
+    return json.loads(PUBLISHED.read_text())["runs"]

@@ -1,0 +1,87 @@
+"""The look that every figure shares, and the only way they are written to files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers.
+DEPTHS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+POINTS = ("#56B4E9", "#E69F00")  # of 0^n and 1^n
+# Tol's muted ones, for the parts of a sum.
+PARTS = ("#BBBBBB", "#882255", "#DDCC77", "#332288", "#999933", "#CC6677")
+SHADES = ("#C2A5CF", "#9970AB", "#40004B")  # of a third parameter, light to dark as it grows
+INK, PALE = "#333333", "#999999"
+PIXELS_PER_INCH = 150
+look = rc_context(
+    {
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#e6e6e6",
+        "grid.linewidth": 0.6,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "legend.handlelength": 1.6,
+        "lines.linewidth": 1.6,
+    }
+)  # decorates a function that draws
+
+
+def new(width: float, height: float, title: str) -> Figure:
+    """An empty figure, inches, whose title says what to see."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
+    return figure
+
+
+def columns(depths: Sequence[int]) -> float:
+    """Width, inches, of a figure with a panel for each depth."""
+    return 1 + 4 * max(len(depths), 1.5)
+
+
+def save(figure: Figure, target: Path | IO[bytes], format: str | None = None) -> None:
+    """Writes the figure in the given format, or the one that the name's ending says; text in a PDF stays text."""
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "vae_bit"}):
+        figure.savefig(target, format=format, dpi=PIXELS_PER_INCH)
+
+
+def depth_colour(layers: int) -> str:
+    """One colour for a depth in every figure."""
+    return DEPTHS[(layers - 1) % len(DEPTHS)]
+
+
+def depth_name(layers: int) -> str:
+    """ "1 layer", "2 layers"."""
+    return f"{layers} layer{'s' * (layers > 1)}"
+
+
+def width_colours(widths: Sequence[int]) -> dict[int, tuple]:
+    """A colour for each n of a run, dark to light as n grows."""
+    return dict(zip(widths, colormaps["viridis"](np.linspace(0.0, 0.88, max(len(widths), 2))), strict=False))
+
+
+def width_axis(axes: Axes, widths: Sequence[int]) -> None:
+    """A logarithmic axis of n that names the values there are."""
+    axes.set_xscale("log")
+    axes.set_xticks(widths, [f"{n:,}" for n in widths])
+    axes.minorticks_off()
+    axes.set_xlabel("data dimensions n")
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """One legend for all panels, below them."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+def legend_right(figure: Figure, axes: Axes, title: str) -> None:
+    """One legend for all panels, to their right."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", title=title)
