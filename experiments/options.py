@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,31 @@ class Numbers(Number):
         return distinct
 
 
-def define(parser: Number, name: str, default: Any, help: str) -> None:
+class Choice(flags.ArgumentParser):
+    """One of a few words."""
+
+    def __init__(self, words: Iterable[str]):
+        self.words = tuple(words)
+        self.syntactic_help = "one of " + ", ".join(self.words)
+
+    def parse(self, argument: str) -> str:
+        if argument not in self.words:
+            raise ValueError(f"{argument!r}: expected {self.syntactic_help}")
+        return argument
+
+
+class Text(flags.ArgumentParser):
+    """Any text but the empty one."""
+
+    syntactic_help = "some text"
+
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError(f"'': expected {self.syntactic_help}")
+        return argument
+
+
+def define(parser: flags.ArgumentParser, name: str, default: Any, help: str) -> None:
     """A flag that takes `parser`'s values and may be given once."""
     serializer = flags.CsvListSerializer(",") if isinstance(parser, Numbers) else flags.ArgumentSerializer()
     flags.DEFINE_flag(flags.Flag(parser, serializer, name, default, help, allow_overwrite=False))
@@ -52,7 +76,7 @@ def define(parser: Number, name: str, default: Any, help: str) -> None:
 def use_all_cores() -> None:
     """Makes one CPU device of each core this process may use; to be called before JAX starts."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -87,7 +87,8 @@ def tell_encoding(results: Saved) -> str:
     words = []
     for layers in saved.depths(results.rows):
         n = largest(results, layers)
-        mismatch, information = (nats(median(results, layers, n, name)) for name in ("marginal_kl", "mutual_information"))
+        mismatch = nats(median(results, layers, n, "marginal_kl"))
+        information = nats(median(results, layers, n, "mutual_information"))
         words.append(f"""With {style.depth_name(layers)} and n = {n:,} the code holds {information} nats of the
         bit's {nats(LN2)}, and leaves q(z) {mismatch} nats away from the prior.""")
     return f"""<p>The encoding distribution q(z), the average of q(z | x) over the data, shows where the price comes

@@ -6,14 +6,13 @@
 import dataclasses
 import datetime
 import importlib.metadata
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -24,29 +23,35 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import figures, options
-from experiments.options import BadInput, Number, Numbers, define
+from experiments.options import BadInput, Choice, Number, Numbers, Text, define
 from vae_bit import results, sweep
+from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset
 from vae_bit.sweep import Block, Group
 
 FLAGS = flags.FLAGS
 WIDTH = 150  # of the table where there is no terminal
-NATURAL = (int, 1, math.inf, "a positive integer")
-POSITIVE = (float, sys.float_info.min, sys.float_info.max, "comma-separated positive finite numbers")
-NATURALS = (*NATURAL[:3], "comma-separated positive integers")
+NATURAL = (int, 1, 2**31 - 1, "a positive integer below 2^31")
+NATURALS = (*NATURAL[:3], "comma-separated positive integers below 2^31")
+POSITIVES = (
+    float,
+    float(np.finfo(np.float32).tiny),
+    float(np.finfo(np.float32).max),
+    "comma-separated positive numbers within float32's range",
+)
 
 define(Numbers(*NATURALS), "n", [1, 5, 1000], "Data dimensions: the data are 0^n and 1^n.")
 define(Numbers(*NATURALS), "layers", [1, 2], "Numbers of stochastic layers.")
 define(Number(*NATURAL), "seeds", 8, "How many seeds for each setting.")
 define(Number(int, 0, 2**32 - 1, "an integer in [0, 2^32)"), "first_seed", 0, "The first of the consecutive seeds.")
-define(Numbers(*POSITIVE), "beta", [1.0], "Weights of the KL in loss = recon + beta * KL.")
-define(Numbers(*POSITIVE), "learning_rate", None, "Adam's initial learning rates; the preset's unless given.")
+define(Numbers(*POSITIVES), "beta", [1.0], "Weights of the KL in loss = recon + beta * KL.")
+define(Numbers(*POSITIVES), "learning_rate", None, "Adam's initial learning rates; the preset's unless given.")
 define(Number(*NATURAL), "steps", None, "Training steps; the preset's (5,000) unless given.")
 define(Number(*NATURAL), "samples", None, "Noise nodes per data point and step; the preset's unless given.")
 define(Number(*NATURAL), "chunk", None, "Most runs to advance together; chosen from cache or memory unless given.")
-flags.DEFINE_enum("noise", None, ["iid", "lattice", "trapezoid"], "How noise is drawn; the preset's unless given.")
-flags.DEFINE_enum("preset", "default", list(PRESETS), "The recipe: ours, or the post's.")
-flags.DEFINE_string("out", None, "Folder for the results; a new one under runs/ unless given.")
+define(Choice(get_args(Kind)), "noise", None, "How noise is drawn; the preset's way unless given.")
+define(Choice(PRESETS), "preset", "default", "The recipe: ours, or the post's.")
+define(Text(), "out", None, "Folder for the results; a new one under runs/ unless given.")
 
 
 def main() -> None:

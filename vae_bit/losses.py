@@ -94,8 +94,8 @@ def free_bits(kl: Array, floor: ArrayLike) -> Array:
 def elbo(log_likelihood: Array, kl: Array, beta: ArrayLike = 1.0) -> Array:
     """ELBO = ln p(x | z_1) - beta * sum_l kl_l, to be raised (Kingma and Welling 2014; beta: Higgins et al. 2017).
 
-    log_likelihood [...]; kl [...] for one layer, [L, ...] for L. beta = 1 is the bound on ln p(x); with a `sampled_kl`
-    per layer it is the log weight of the draw. ValueError if kl has neither shape.
+    log_likelihood [...]; kl [...] for one layer or [L, ...], one axis more, for L. beta = 1 is the bound on ln p(x); with
+    a `sampled_kl` for each layer it is the log weight of the draw.
 
     >>> elbo(jnp.array(-1.0), jnp.array([0.5, 0.25])).item(), elbo(jnp.array(-1.0), jnp.array(0.5), beta=4.0).item()
     (-1.75, -3.0)
@@ -109,11 +109,8 @@ def loss(recon: Array, kl: Array, beta: ArrayLike = 1.0) -> Array:
     >>> loss(jnp.array(1.0), jnp.array([0.5, 0.25]), beta=2.0).item()
     2.5
     """
-    rank = jnp.ndim(recon)
-    if jnp.ndim(kl) not in (rank, rank + 1):
-        want = "of that rank for one layer, or with the L layers on one more axis, the first"
-        raise ValueError(f"recon (-log_likelihood) has shape {jnp.shape(recon)} and kl {jnp.shape(kl)}: kl is {want}")
-    recon, total, beta = agree(None, recon=recon, kl=kl.sum(0) if jnp.ndim(kl) > rank else kl, beta=beta)
+    layers = jnp.ndim(kl) > jnp.ndim(recon)
+    recon, total, beta = agree(None, recon=recon, kl=kl.sum(0) if layers else kl, beta=beta)
     return recon + beta * total
 
 

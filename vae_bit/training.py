@@ -65,7 +65,7 @@ def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
 
     All dimensions of a data point are one bit, which is broadcast here: a full x would be read from memory every step.
     """
-    bits = jnp.repeat(data.BITS, path.z[0].size // data.POINTS)
+    bits = jnp.repeat(jnp.asarray(data.BITS, path.logits.dtype), path.z[0].size // data.POINTS)
     x, mask = (jnp.broadcast_to(a, path.logits.shape) for a in (bits[None], mask[:, None]))
     recon = -bernoulli_log_prob(x, path.logits, mask, axis=0).reshape(path.z[0].shape)
     *lower, top = zip(*jax.tree.map(lambda a: a[..., None], path[:3]), strict=True)
