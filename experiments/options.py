@@ -1,4 +1,4 @@
-"""Command-line plumbing that every experiment shares: lists of numbers as flags, and bad input in one line, status 2."""
+"""Command-line plumbing of every experiment: lists of numbers as flags, and bad input in one line with status 2."""
 
 import math
 import os
@@ -56,7 +56,7 @@ class Choice(flags.ArgumentParser):
         return argument
 
 
-class Text(flags.ArgumentParser):
+class NonEmpty(flags.ArgumentParser):
     """Any text but the empty one."""
 
     syntactic_help = "some text"

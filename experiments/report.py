@@ -10,17 +10,18 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import options, saved, style
 from experiments.options import BadInput
-from experiments.report_story import STORY, nats
+from experiments.report_story import STORY, median
 from experiments.saved import Missing, Saved
 
 PAGE = Path(__file__).with_name("report_page.html")
-COLUMNS = ("loss", "limit", "gap", "recon", "recon_per_dim", "kl", "nll", "posterior_kl", "marginal_kl")
+FULL_WIDTH = 9  # inches of a figure as wide as the page
+COLUMNS = ("loss", "limit", "gap", "recon", "recon_per_dim", "kl", "nll", "posterior_kl", "valid_mass")
+DECIMALS = {"recon_per_dim": 7}
 
 
 def main() -> None:
@@ -59,7 +60,9 @@ def picture(figure: Figure) -> str:
     style.save(figure, file, "svg")
     data = base64.b64encode(file.getvalue()).decode()
     alt = html.escape(figure.get_suptitle())
-    return f"<figure><img alt='{alt}' src='data:image/svg+xml;base64,{data}'></figure>"
+    width = figure.get_figwidth()
+    size = f"width: {100 * min(width / FULL_WIDTH, 1):.0f}%; min-width: {4 * width:.0f}rem"
+    return f"<figure><img style='{size}' alt='{alt}' src='data:image/svg+xml;base64,{data}'></figure>"
 
 
 def table(results: Saved) -> str:
@@ -68,10 +71,10 @@ def table(results: Saved) -> str:
     lines = [_row("th", (name.replace("_", " ") for name in names))]
     for layers in saved.depths(results.rows):
         for n in saved.widths(results.rows, layers):
-            own = saved.of(results.rows, layers=layers, n=n)
-            post = [nats(run["loss"]) for run in saved.published() if (run["layers"], run["n"]) == (layers, n)]
-            figures = [f"{np.median(own[name]):.{7 if name == 'recon_per_dim' else 4}f}" for name in COLUMNS]
-            lines.append(_row("td", [layers, f"{n:,}", own["n"].size, *figures, *(post or ["-"])]))
+            count = saved.of(results.rows, layers=layers, n=n)["n"].size
+            post = [f"{run['loss']:.4f}" for run in saved.published() if (run["layers"], run["n"]) == (layers, n)]
+            medians = [f"{median(results, layers, n, name):.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
+            lines.append(_row("td", [layers, f"{n:,}", count, *medians, *(post or ["-"])]))
     return f"<table>{''.join(lines)}</table>"
 
 

@@ -21,12 +21,14 @@ class Section(NamedTuple):
 
 
 def nats(value: float) -> str:
-    """Three decimals, or two figures of a smaller number."""
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0.0 else f"{value:.2g}"
+    """Three decimals, or two digits of a smaller number."""
+    if abs(value) >= 0.01 or value == 0.0:
+        return f"{value:.3f}"
+    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
 
 
 def median(results: Saved, layers: int, n: int, name: str) -> float:
-    """The median over seeds of a column, 0 where it is 0 but for rounding."""
+    """The median over seeds of a column, 0 where it is 0 but for the rounding of the integrals."""
     value = float(np.median(saved.of(results.rows, layers=layers, n=n)[name]))
     return 0.0 if abs(value) < 1e-6 else value
 
@@ -42,18 +44,19 @@ def tell_data(results: Saved) -> str:
     return f"""<p>Two points, x<sup>(0)</sup> and x<sup>(1)</sup>, equally likely: n zeros or n ones. Whatever n is,
     that is one bit, and no model can lose less than its entropy, ln 2 = {nats(LN2)} nats. One latent number z with
     a Gaussian prior should be enough to hold a bit. This is what {results.rows["n"].size} variational autoencoders
-    made of it. All figures below are exact integrals but for the learning curves; where several seeds were run they
-    are medians, and densities are those of the run with the median loss.</p>"""
+    made of it. All numbers are exact integrals, but for the learning curves; where there are several seeds they are
+    medians, and densities are those of the run with the median loss.</p>"""
 
 
 def tell_collapse(results: Saved) -> str:
     words = []
     for layers in saved.depths(results.rows):
         if 1 in saved.widths(results.rows, layers):
-            recon, kl, nll = (nats(median(results, layers, 1, name)) for name in ("recon", "kl", "nll"))
+            names = "recon", "kl", "mutual_information", "nll"
+            recon, kl, information, nll = (nats(median(results, layers, 1, name)) for name in names)
             words.append(f"""<p>With {style.depth_name(layers)}: reconstruction cost {recon}, KL cost {kl}. The code
-            says next to nothing about x. Yet -ln p(x) = {nll}: as a model of the data it is as good as any can
-            be.</p>""")
+            holds {information} nats of x. Yet -ln p(x) = {nll}: the model is as good as the entropy of the data,
+            {nats(LN2)}, allows.</p>""")
     if not words:
         raise Missing("it needs runs with n = 1")
     return "".join(words) + """<p>Nothing failed. Were z used and the bound tight, the prior would be the mixture of
@@ -126,9 +129,9 @@ def tell_map(results: Saved) -> str:
     return f"""<p>The post explains it with a model made by hand, whose z<sub>1</sub> is N(&plusmn;a, 1) as
     z<sub>2</sub> is negative or positive. Its posteriors do tend to N(a, 1) and half a Gaussian as a grows. But
     then p(z<sub>2</sub> | z<sub>1</sub>) is half a Gaussian too, and to fit that with a Gaussian costs ever more.
-    Training finds another way: z<sub>1</sub> follows z<sub>2</sub> closely along a steep curve, so that each almost
-    decides the other and Gaussians are good enough. At n = {n:,} the posteriors of the trained model are
-    {posterior} nats away from its own q.</p>"""
+    Runs that come close to ln 2 found another way: z<sub>1</sub> follows z<sub>2</sub> closely along a steep curve,
+    so that each almost decides the other and Gaussians are good enough. At n = {n:,} the posteriors of the trained
+    model are {posterior} nats away from its own q.</p>"""
 
 
 def tell_price(results: Saved) -> str:

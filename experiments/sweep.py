@@ -1,6 +1,6 @@
 """Trains one- and two-layer VAEs on 0^n and 1^n, many seeds at once, and says how far each run ends from the limit.
 
-    python -m experiments.sweep --n=1,5,1000
+python -m experiments.sweep --n=1,5,1000
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import figures, options
-from experiments.options import BadInput, Choice, Number, Numbers, Text, define
+from experiments.options import BadInput, Choice, NonEmpty, Number, Numbers, define
 from vae_bit import results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset
@@ -51,7 +51,7 @@ define(Number(*NATURAL), "samples", None, "Noise nodes per data point and step; 
 define(Number(*NATURAL), "chunk", None, "Most runs to advance together; chosen from cache or memory unless given.")
 define(Choice(get_args(Kind)), "noise", None, "How noise is drawn; the preset's way unless given.")
 define(Choice(PRESETS), "preset", "default", "The recipe: ours, or the post's.")
-define(Text(), "out", None, "Folder for the results; a new one under runs/ unless given.")
+define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
 
 
 def main() -> None:

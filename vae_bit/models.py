@@ -104,15 +104,14 @@ def init(arch: Architecture, key: Array, n: Array) -> Params:
     return {"q": q, "p": p}
 
 
-def _data_layers(params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The layers whose kernels have a data axis: the encoder's first, [width, n + 1], and the decoder's last, [n, width + 1]."""
+def _data_layers(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The layers whose kernels have a data axis: the encoder's first [out, n + 1], the decoder's last [n, in + 1]."""
     return params["q"][0]["params"]["mlp"]["hidden_0"], params["p"][0]["params"]["head"]
 
 
-def parameter_count(arch: Architecture) -> int:
-    """Numbers in the parameters, padding included."""
-    shapes = jax.eval_shape(lambda: init(arch, jax.random.key(0), arch.width))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+def shapes(arch: Architecture) -> Params:
+    """Shapes and dtypes of the parameters, padding included."""
+    return jax.eval_shape(lambda: init(arch, jax.random.key(0), jnp.int32(arch.width)))
 
 
 def unpad(params: Params, n: int) -> Params:
@@ -124,22 +123,26 @@ def unpad(params: Params, n: int) -> Params:
     return params
 
 
+def _apply(net: nn.Module, params: Any, h: Array) -> Any:
+    return net.apply(params, h)
+
+
 def conditional(net: nn.Module, params: Any, z: Array) -> Normal:
     """A Gaussian network applied to scalars z of any shape, giving a Normal of that shape."""
-    mean, std = net.apply(params, z.reshape(1, -1))
+    mean, std = _apply(net, params, z.reshape(1, -1))
     return Normal(mean.reshape(z.shape), std.reshape(z.shape))
 
 
 def encode(arch: Architecture, params: Params, n: Array) -> Normal:
     """q(z_1 | x) at the two data points: Normal of shape [2]."""
     x = data.points(n, arch.width)
-    mean, std = inference_nets(arch)[0].apply(params["q"][0], x / n if arch.mean_input else x)
+    mean, std = _apply(inference_nets(arch)[0], params["q"][0], x / n if arch.mean_input else x)
     return Normal(mean[0], std[0])
 
 
 def decode(arch: Architecture, params: Params, z: Array) -> Array:
     """Logits of p(x_i = 1 | z_1), a column for each entry of z_1: [width, z.size]."""
-    return generative_nets(arch)[0].apply(params["p"][0], z.reshape(1, -1))
+    return _apply(generative_nets(arch)[0], params["p"][0], z.reshape(1, -1))
 
 
 def forward(arch: Architecture, params: Params, n: Array, eps: list[Array]) -> Pass:

@@ -14,6 +14,7 @@ from jax.nn.initializers import Initializer
 
 from vae_bit.distributions import Normal
 
+
 def glorot(gain: float = 1.0, in_axis: int = -1, out_axis: int = -2) -> Initializer:
     """Uniform of variance 2 gain^2 / (fan_in + fan_out) (Glorot and Bengio 2010)."""
     return variance_scaling(gain**2, "fan_avg", "uniform", in_axis, out_axis)
@@ -37,7 +38,9 @@ def data_first(family: Callable[..., Initializer]) -> Initializer:
 
 def with_zero_bias(init: Initializer) -> Initializer:
     """[W b] of shape [out, in + 1]: W as `init` draws it, b = 0."""
-    return lambda key, shape: jnp.pad(init(key, (shape[0], shape[1] - 1)), ((0, 0), (0, 1)))
+    return lambda key, shape, *args, **kwargs: jnp.pad(
+        init(key, (shape[0], shape[1] - 1), *args, **kwargs), ((0, 0), (0, 1))
+    )
 
 
 class Affine(nn.Module):

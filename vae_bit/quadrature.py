@@ -24,7 +24,6 @@ TO_COEFFICIENTS = (np.polynomial.legendre.legvander(NODES, ORDER - 1) * WEIGHTS[
 EDGE_SIGNS = np.stack([(-1.0) ** np.arange(ORDER), np.ones(ORDER)])
 ESTIMATES = np.concatenate([EDGE_SIGNS @ TO_COEFFICIENTS, TO_COEFFICIENTS[-2:]])
 SHARPNESS = 4.0
-TAIL = 0.01
 FLOOR = 0.2  # share of the panels that stays where it was, so that nothing is given up for good
 
 
@@ -71,13 +70,13 @@ def share(edges: Array, features: Array, panels: int) -> Array:
 
 
 def peaks(log_density: Array) -> Array:
-    """Feature for `adapt` that resolves an unnormalised density given by its logarithm, [..., K] -> [..., K].
+    """Features for `adapt` of an unnormalised density given by its logarithm: [m, ..., K] -> [2 m, ..., K].
 
-    The density itself and a little of 1 / (1 + drop from its maximum), whose tails are long: they lead to a peak that falls
-    between the nodes of a grid still too coarse.
+    Beside the density itself 1 / (1 + drop from its maximum), whose tails are long: it leads to a peak that falls between
+    the nodes of a grid still too coarse.
     """
     drop = jnp.max(log_density, axis=-1, keepdims=True) - log_density
-    return jnp.exp(-drop) + TAIL / (1.0 + drop)
+    return jnp.concatenate([jnp.exp(-drop), 1.0 / (1.0 + drop)])
 
 
 class Table(NamedTuple):

@@ -20,6 +20,7 @@ from vae_bit import limits, models
 from vae_bit.models import Architecture, Params
 from vae_bit.presets import Preset
 from vae_bit.sweep import Trained, block_ends
+from vae_bit.training import Metrics
 
 Table = dict[str, np.ndarray]
 
@@ -44,7 +45,8 @@ def table(trained: list[Trained]) -> Table:
 
 
 def _columns(trained: Trained) -> Table:
-    (arch, recipe, runs), figures = trained.group, trained.evaluation
+    arch, recipe, _ = trained.group
+    runs, figures = jax.tree.map(np.asarray, (trained.group.runs, trained.evaluation))
     limit = limits.limit(arch.layers, runs.n, runs.beta)
     return {
         "layers": np.full(runs.n.shape, arch.layers),
@@ -72,10 +74,13 @@ def status(n: np.ndarray, beta: np.ndarray, loss: np.ndarray, mutual_information
 def write(out: Path, preset: Preset, trained: list[Trained], about: dict[str, Any]) -> Table:
     """Writes the four files into the folder `out` and returns the table; `about` goes into config.json."""
     rows, (arch, recipe, _) = table(trained), preset
-    curves = jax.tree.map(lambda *parts: np.concatenate(parts), *(group.curves for group in trained))
+    curves: Metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *(group.curves for group in trained))
     config = {"schema": SCHEMA, "architecture": dataclasses.asdict(arch), "recipe": dataclasses.asdict(recipe)}
-    _replace(out / "curves.npz", lambda file: np.savez(file, step=block_ends(recipe.steps), **curves._asdict()))
-    _replace(out / "params.npz", lambda file: np.savez(file, **_named_params(trained)))
+    _replace(
+        out / "curves.npz",
+        lambda file: np.savez(file, allow_pickle=False, step=block_ends(recipe.steps), **curves._asdict()),
+    )
+    _replace(out / "params.npz", lambda file: np.savez(file, allow_pickle=False, **_named_params(trained)))
     _replace(out / "config.json", lambda file: file.write(json.dumps(config | about, indent=2).encode()))
     _replace(out / "results.csv", lambda file: file.write(_csv(rows).encode()))
     return rows
@@ -139,12 +144,13 @@ def load_run(out: Path, layers: int, n: int, **keys: float) -> SavedRun:
     """
     rows = load_table(out)
     alike = (rows["layers"] == layers) & (rows["n"] == n)
-    wanted = alike & np.logical_and.reduce([rows[name] == value for name, value in keys.items()], initial=True)
+    wanted = np.logical_and.reduce([alike, *(rows[name] == value for name, value in keys.items())])
     if not wanted.any():
         raise KeyError(f"{out}: no run with layers={layers}, n={n}, {keys}")
     index = int(np.flatnonzero(wanted)[0])
     config = json.loads((out / "config.json").read_text())
-    arch = Architecture(**_tuples(config["architecture"]) | {"layers": layers, "width": n})
+    fields: dict[str, Any] = _tuples(config["architecture"]) | {"layers": layers, "width": n}
+    arch = Architecture(**fields)
     params = _read_params(out, arch, index - int(np.flatnonzero(alike)[0]))
     return SavedRun({name: column[index].item() for name, column in rows.items()}, arch, params)
 
@@ -154,7 +160,7 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_params(out: Path, arch: Architecture, index: int) -> Params:
-    shapes = jax.eval_shape(lambda: models.init(arch, jax.random.key(0), arch.width))
+    shapes = models.shapes(arch)
     with np.load(out / "params.npz", allow_pickle=False) as file:
         leaves = [jnp.asarray(file[_prefix(arch.layers, arch.width) + name][index]) for name in _leaves(shapes)]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)

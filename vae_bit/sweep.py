@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A group's outcome, in the order of its runs: curves [R, T], parameters (padded) and exact figures, numpy arrays."""
+    """A group's outcome as numpy arrays in the order of its runs: curves [R, T], parameters (padded), exact figures."""
 
     group: Group
     curves: Metrics
@@ -91,7 +91,7 @@ def similar_widths(n: Sequence[int]) -> list[list[int]]:
 
 
 def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds: Sequence[int]) -> Run:
-    axes = np.meshgrid(
+    axes: Any = np.meshgrid(
         np.array(n, np.int32),
         np.array(seeds, np.uint32),
         np.array(beta, np.float64),
@@ -107,7 +107,8 @@ def compile_programs(arch: Architecture, recipe: Recipe) -> Programs:
     mesh = jax.make_mesh((jax.local_device_count(),), ("runs",), axis_types=(AxisType.Auto,))
 
     def split(function: Callable, *specs: PartitionSpec, **options: Any) -> Callable:
-        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=batched, check_vma=False), **options)
+        over_devices = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=batched, check_vma=False)
+        return jax.jit(over_devices, **options)
 
     advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
     evaluate = partial(jax.lax.map, lambda args: _evaluate(arch, *args))
@@ -140,7 +141,7 @@ def chunks(group: Group, chunk: int | None = None) -> list[slice]:
 
 def chunk_size(arch: Architecture, recipe: Recipe) -> int:
     """Runs whose training state and widest arrays fit the budget of all local devices, at least one a device."""
-    state = 3 * models.parameter_count(arch)
+    state = 3 * sum(leaf.size for leaf in jax.tree.leaves(models.shapes(arch)))
     logits = 3 * arch.width * data.POINTS * recipe.samples
     budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
     return jax.local_device_count() * max(1, budget // (4 * (state + logits)))

@@ -74,9 +74,7 @@ def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
     return recon, [*(losses.partly_closed_kl(*args) for args in lower), losses.top_kl(top[1])]
 
 
-def sampled_loss(
-    arch: Architecture, recipe: Recipe, params: Params, step: Array, run: Run
-) -> tuple[Array, Metrics]:
+def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array, run: Run) -> tuple[Array, Metrics]:
     """The loss under the noise of one step, averaged over the two points, with its parts."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), step), data.POINTS)
     eps, weight = jax.vmap(lambda key: noise.draw(key, recipe.noise, arch.layers, recipe.samples))(keys)
@@ -84,7 +82,7 @@ def sampled_loss(
     recon, kl = elbo_terms(path, data.mask(run.n, arch.width), recipe.kl)
     recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (recon, *kl))
     loss = losses.loss(recon, jnp.stack(kl), run.beta)
-    return loss, Metrics(loss, recon, sum(kl))
+    return loss, Metrics(loss, recon, jnp.stack(kl).sum())
 
 
 def decay(schedule: str, step: Array, steps: int) -> Array:
