@@ -6,11 +6,11 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from experiments import saved, style
-from experiments.saved import Missing, Model, Saved
+from experiments.saved import Gaussian, Missing, Model, Saved
 from vae_bit import handbuilt, limits
 from vae_bit.limits import LN2
 
-Z = np.linspace(-3.5, 3.5, 1401)
+Z = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))  # a valley may be narrow
 LEGIBLE = 50  # most dimensions of a sample that can be told apart in a strip
 DRAWS = 100
 POINT_NAMES = ("$x^{(0)}$", "$x^{(1)}$")
@@ -52,7 +52,7 @@ def figure_truncated(results: Saved) -> Figure:
         axes.vlines(0, 0, 2 * norm.pdf(0), linestyle=":", color=style.INK, linewidth=1.4)
         axes.set(xlabel=f"{top(layers)}", title=style.depth_name(layers), ylim=0)
     panels[0].set_ylabel("density, z of the top layer")
-    style.legend_below(figure, panels[0], 5)
+    style.legend_below(figure, panels[:1], 5)
     return figure
 
 
@@ -74,6 +74,7 @@ def figure_decoder(results: Saved) -> Figure:
         strip.grid(False)
     panels[0, 0].set_ylabel("density; probability")
     panels[1, 0].set_ylabel("dimension i")
+    style.legend_below(figure, panels[0], 3 + len(depths))
     return figure
 
 
@@ -132,14 +133,13 @@ def _prior(axes: Axes) -> None:
 
 def _decoder_curves(axes: Axes, model: Model) -> None:
     layers = model.arch.layers
-    colour = style.depth_colour(layers)
-    probability = saved.pixel_probability(model, Z)
-    axes.fill_between(Z, saved.top_densities(model, Z).mean(0), color=colour, alpha=0.25, linewidth=0, label="q(z)")
+    colour, probability = style.depth_colour(layers), saved.pixel_probability(model, Z)
+    q = saved.top_densities(model, Z).mean(0)
+    axes.fill_between(Z, q, color=style.PALE, alpha=0.5, linewidth=0, label="q(z)")
     _prior(axes)
-    axes.fill_between(Z, probability.min(0), probability.max(0), color=style.INK, alpha=0.25, linewidth=0)
-    axes.plot(Z, probability.mean(0), color=style.INK, label="p($x_i$ = 1 | z)")
+    axes.fill_between(Z, probability.min(0), probability.max(0), color=colour, alpha=0.25, linewidth=0)
+    axes.plot(Z, probability.mean(0), color=colour, label=f"p($x_i$ = 1 | z), {style.depth_name(layers)}")
     axes.set(xlabel=top(layers), title=style.depth_name(layers), ylim=(0, 1.05))
-    axes.legend(loc="upper left", fontsize=8)
 
 
 def _learned_map(panels: np.ndarray, model: Model) -> None:
@@ -148,14 +148,18 @@ def _learned_map(panels: np.ndarray, model: Model) -> None:
     colour = style.depth_colour(2)
     p, q = saved.conditional(model, "p", 1, Z), saved.codes(model)
     z_1 = np.linspace(np.min(q.mean - 5 * q.std), np.max(q.mean + 5 * q.std), 801)
-    down.fill_between(Z, p.mean - 2 * p.std, p.mean + 2 * p.std, color=colour, alpha=0.35, linewidth=0)
-    down.plot(Z, p.mean, color=colour)
+    free = 0.62 if p.mean[-1] > p.mean[0] else 0.14  # the lower corner that the map leaves free
+    zoom = down.inset_axes((free, 0.12, 0.36, 0.36), xlim=(0.9, 1.1), ylim=_range(p, abs(Z - 1) < 0.1))
+    for axes in (down, zoom):
+        axes.fill_between(Z, p.mean - 2 * p.std, p.mean + 2 * p.std, color=colour, alpha=0.35, linewidth=0)
+        axes.plot(Z, p.mean, color=colour, linewidth=1)
+    zoom.tick_params(labelsize=8)
     for mean, std, name, point in zip(*q, POINT_NAMES, style.POINTS, strict=True):
         density = norm.pdf(z_1, mean, std)
         code.fill_betweenx(z_1, density, color=point, alpha=0.6, linewidth=0, label=f"q($z_1$ | {name})")
     back = saved.conditional(model, "q", 1, z_1)
     up.fill_betweenx(z_1, back.mean - 2 * back.std, back.mean + 2 * back.std, color=colour, alpha=0.35, linewidth=0)
-    up.plot(back.mean, z_1, color=colour)
+    up.plot(back.mean, z_1, color=colour, linewidth=1)
     for axes in panels:
         axes.set_ylim(z_1[0], z_1[-1])
     down.set(title=f"p($z_1$ | $z_2$), n = {model.row['n']:,}: mean ± 2 s.d.", xlabel="$z_2$", ylabel="$z_1$")
@@ -164,21 +168,26 @@ def _learned_map(panels: np.ndarray, model: Model) -> None:
     code.legend(loc="center right")
 
 
+def _range(p: Gaussian, own: np.ndarray) -> tuple[float, float]:
+    """What mean ± 2.5 s.d. covers of the chosen points."""
+    return np.min((p.mean - 2.5 * p.std)[own]), np.max((p.mean + 2.5 * p.std)[own])
+
+
 def _by_hand(panels: np.ndarray, model: Model) -> None:
     """p(z_1 | x) and p(z_2 | x) of the model with unit noise N(±a, 1), and what a Gaussian q(z_2 | z_1 = a) costs."""
     first, second, price = panels
     z_1 = np.linspace(-2, 8, 1001)
     for a, colour in zip((1, 2, 4), style.SHADES, strict=True):
-        first.plot(z_1, handbuilt.posterior_z1(z_1, a), color=colour, label=f"a = {a}")
-        first.plot(z_1, norm.pdf(z_1, a), ":", color=colour)
-        second.plot(Z, handbuilt.posterior_z2(Z, a), color=colour, label=f"a = {a}")
-    second.plot(Z, np.where(Z > 0, 2 * norm.pdf(Z), 0), ":", color=style.INK, label="half Gaussian")
+        first.plot(z_1, handbuilt.posterior_z1(z_1, a), color=colour, linewidth=2.5, label=f"a = {a}")
+        first.plot(z_1, norm.pdf(z_1, a), ":", color=style.INK, linewidth=1)
+        second.plot(Z, handbuilt.posterior_z2(Z, a), color=colour, linewidth=2.5, label=f"a = {a}")
+    second.plot(Z, np.where(Z > 0, 2 * norm.pdf(Z), 0), ":", color=style.INK, linewidth=1, label="half Gaussian")
     a = np.linspace(0, 6, 200)
     price.plot(a, handbuilt.posterior_gap(a * a), color=style.INK, label="by hand, N(±a, 1)")
     price.axhline(model.row["gap"], color=style.depth_colour(2), linestyle="--", label="trained: loss - its limit")
     first.set(title="by hand: p($z_1$ | $x^{(1)}$), dotted N(a, 1)", xlabel="$z_1$", ylabel="density")
     second.set(title="by hand: p($z_2$ | $x^{(1)}$)", xlabel="$z_2$", ylabel="density")
-    price.set(title="cost of a Gaussian q($z_2$ | $z_1$ = a)", xlabel="a", ylabel="nats", ylim=0)
+    price.set(title="cost of a Gaussian q($z_2$ | $z_1$ = a)", xlabel="a", ylabel="nats", ylim=-0.02)
     for axes in panels:
         axes.legend(loc="best", fontsize=8)
 

@@ -48,7 +48,7 @@ def figure_costs(results: Saved) -> Figure:
         axes.set_title(label)
         if name == "recon_per_dim":
             axes.set_yscale("log")
-    style.legend_below(figure, panels[0], len(saved.depths(rows)))
+    style.legend_below(figure, panels[:1], len(saved.depths(rows)))
     return figure
 
 
@@ -79,7 +79,7 @@ def figure_learning(results: Saved) -> Figure:
 def figure_price(results: Saved) -> Figure:
     """What loss and KL are made of, for the median run of each depth and n."""
     depths = saved.depths(results.rows)
-    figure = style.new(style.columns(depths), 6, "What a Gaussian posterior costs")
+    figure = style.new(style.columns(depths), 6, "The price of a Gaussian posterior: what comes on top of ln 2")
     panels = figure.subplots(2, len(depths), sharey="row", squeeze=False)
     for column, layers in enumerate(depths):
         widths = saved.widths(results.rows, layers)
@@ -111,7 +111,7 @@ def summary(rows: Table, curves: dict[str, np.ndarray]) -> Figure:
         style.width_axis(axes, saved.widths(rows))
         axes.set_title(MEASURES[name])
     panels[1].set_yscale("log")
-    style.legend_below(figure, panels[0], 4)
+    style.legend_below(figure, panels[:1], 4)
     return figure
 
 

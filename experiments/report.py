@@ -61,7 +61,7 @@ def picture(figure: Figure) -> str:
     data = base64.b64encode(file.getvalue()).decode()
     alt = html.escape(figure.get_suptitle())
     width = figure.get_figwidth()
-    size = f"width: {100 * min(width / FULL_WIDTH, 1):.0f}%; min-width: {4 * width:.0f}rem"
+    size = f"width: {100 * min(width / FULL_WIDTH, 1):.0f}%; min-width: {3.5 * width:.0f}rem"
     return f"<figure><img style='{size}' alt='{alt}' src='data:image/svg+xml;base64,{data}'></figure>"
 
 
@@ -73,7 +73,7 @@ def table(results: Saved) -> str:
         for n in saved.widths(results.rows, layers):
             count = saved.of(results.rows, layers=layers, n=n)["n"].size
             post = [f"{run['loss']:.4f}" for run in saved.published() if (run["layers"], run["n"]) == (layers, n)]
-            medians = [f"{median(results, layers, n, name):.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
+            medians = [f"{median(results, layers, n, name):z.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
             lines.append(_row("td", [layers, f"{n:,}", count, *medians, *(post or ["-"])]))
     return f"<table>{''.join(lines)}</table>"
 

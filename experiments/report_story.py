@@ -22,15 +22,14 @@ class Section(NamedTuple):
 
 def nats(value: float) -> str:
     """Three decimals, or two digits of a smaller number."""
-    if abs(value) >= 0.01 or value == 0.0:
-        return f"{value:.3f}"
+    if abs(value) >= 0.01 or abs(value) < 1e-6:
+        return f"{value:z.3f}"
     return np.format_float_positional(value, precision=2, fractional=False, trim="-")
 
 
 def median(results: Saved, layers: int, n: int, name: str) -> float:
-    """The median over seeds of a column, 0 where it is 0 but for the rounding of the integrals."""
-    value = float(np.median(saved.of(results.rows, layers=layers, n=n)[name]))
-    return 0.0 if abs(value) < 1e-6 else value
+    """The median over seeds of a column."""
+    return float(np.median(saved.of(results.rows, layers=layers, n=n)[name]))
 
 
 def largest(results: Saved, layers: int) -> int:
@@ -59,9 +58,10 @@ def tell_collapse(results: Saved) -> str:
             {nats(LN2)}, allows.</p>""")
     if not words:
         raise Missing("it needs runs with n = 1")
-    return "".join(words) + """<p>Nothing failed. Were z used and the bound tight, the prior would be the mixture of
+    why = """<p>Nothing failed. Were z used and the bound tight, the prior would be the mixture of
     q(z | x<sup>(0)</sup>) and q(z | x<sup>(1)</sup>), and two Gaussians make up one Gaussian only where they are
     the same. Using z would cost more than it saves.</p>"""
+    return "".join([*words, why])
 
 
 def tell_learning(results: Saved) -> str:

@@ -1,6 +1,6 @@
 """The look that every figure shares, and the only way they are written to files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +14,7 @@ DEPTHS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 POINTS = ("#56B4E9", "#E69F00")  # of 0^n and 1^n
 # Tol's muted ones, for the parts of a sum.
 PARTS = ("#BBBBBB", "#882255", "#DDCC77", "#332288", "#999933", "#CC6677")
-SHADES = ("#C2A5CF", "#9970AB", "#40004B")  # of a third parameter, light to dark as it grows
+SHADES = ("#E7D4E8", "#C2A5CF", "#9970AB")  # of a third parameter, light to dark as it grows
 INK, PALE = "#333333", "#999999"
 PIXELS_PER_INCH = 150
 look = rc_context(
@@ -77,9 +77,12 @@ def width_axis(axes: Axes, widths: Sequence[int]) -> None:
     axes.set_xlabel("data dimensions n")
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """One legend for all panels, below them."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+def legend_below(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
+    """One legend for all panels, below them; each label once."""
+    entries = {}
+    for axes in panels:
+        entries |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def legend_right(figure: Figure, axes: Axes, title: str) -> None:

@@ -63,7 +63,7 @@ def main() -> None:
     groups = sweep.plan(preset, sorted(FLAGS.layers), FLAGS.n, sorted(FLAGS.beta), sorted(rates), seeds)
     out = results_folder(FLAGS.out)
     with progress(groups) as reports:
-        trained = [sweep.train(group, FLAGS.chunk, report) for group, report in zip(groups, reports, strict=True)]
+        trained = sweep.train_all(groups, FLAGS.chunk, reports)
     rows = results.write(out, preset, trained, about())
     figures.save(figures.summary(rows, results.load_curves(out)), out / "summary.png")
     Console(width=None if sys.stdout.isatty() else WIDTH).print(summary(rows))

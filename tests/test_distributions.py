@@ -27,6 +27,7 @@ from vae_bit.distributions import (
     standard_normal,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 TOLERANCE = {np.dtype("float32"): 1e-5, np.dtype("float64"): 1e-10}
 GRID = np.linspace(-40.0, 40.0, 80_001)  # for integrals in float64, spacing 1e-3
 

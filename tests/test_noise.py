@@ -8,7 +8,8 @@ import pytest
 import vae_bit
 from vae_bit import noise
 
-KINDS = ["iid", "lattice", "trapezoid"]
+pytestmark = pytest.mark.usefixtures("quick_compile")
+KINDS: list[noise.Kind] = ["iid", "lattice", "trapezoid"]
 FUNCTIONS = {  # of two numbers, with their means over N(0, I)
     "one": (lambda a, b: 1.0 + 0.0 * (a + b), 1.0),
     "square": (lambda a, b: a**2 + 0.0 * b, 1.0),
@@ -54,7 +55,8 @@ def test_the_trapezoid_converges_exponentially_on_one_layer(nodes, error):
 
 
 def test_the_noise_of_a_chain_broadcasts_to_its_weights():
-    for kind, shape in ("iid", (8,)), ("lattice", (8,)), ("trapezoid", (8, noise.UPPER_NODES, noise.UPPER_NODES)):
+    shapes = [(8,), (8,), (8, noise.UPPER_NODES, noise.UPPER_NODES)]
+    for kind, shape in zip(KINDS, shapes, strict=True):
         eps, weight = noise.draw(jax.random.key(0), kind, 3, 8)
         assert weight.shape == shape == jnp.broadcast_shapes(*(e.shape for e in eps))
         assert len(eps) == 3
@@ -91,7 +93,7 @@ def test_shifted_lattice_is_the_lattice_moved_around_the_torus():
 
 
 @pytest.mark.parametrize("kind, nodes", [("iid", 20), ("lattice", 20), ("trapezoid", 400)])
-def test_draws_for_one_latent_have_events_last(kind, nodes):
+def test_draws_for_one_latent_have_events_last(kind: noise.Kind, nodes: int):
     eps, weight = noise.draw_latent(jax.random.key(0), kind, 2, 20)
     assert eps.shape == (nodes, 2) and weight.shape == (nodes,)
     np.testing.assert_allclose(weight.sum(), 1.0, rtol=1e-4)
@@ -109,10 +111,30 @@ def test_draws_are_of_the_dtype_asked_for():
     assert eps.dtype == weight.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("kind", ["iid", "lattice"])
+def test_draws_of_one_group_are_independent_and_standard_normal(kind: noise.Kind):
+    def one(key):
+        eps, weight = noise.draw_groups(key, kind, layers=2, groups=16, k=3)
+        return jnp.concatenate(eps, -1), weight
+
+    eps, weight = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 1_000))
+    assert eps.shape == (1_000, 16, 6) and weight.shape == (1_000, 16, 3)
+    np.testing.assert_allclose(weight, 1.0 / 48.0)
+    draws = np.float64(eps).reshape(-1, 6)
+    np.testing.assert_allclose(draws.mean(0), 0.0, atol=0.03)
+    np.testing.assert_allclose(np.cov(draws.T), np.eye(6), atol=0.05)
+    np.testing.assert_allclose(np.cov(draws.T**2), 2.0 * np.eye(6), atol=0.4)
+
+
+def test_groups_need_independent_draws():
+    with pytest.raises(ValueError, match="noise: got 'trapezoid', expected 'iid' or 'lattice'"):
+        noise.draw_groups(jax.random.key(0), "trapezoid", 1, 8, 2)
+
+
 def test_an_unknown_kind_is_refused():
     for call in noise.draw, noise.draw_latent:
         with pytest.raises(ValueError, match="noise: got 'sobol', expected 'iid', 'lattice' or 'trapezoid'"):
-            call(jax.random.key(0), "sobol", 1, 4)
+            call(jax.random.key(0), "sobol", 1, 4)  # pyright: ignore[reportArgumentType]
 
 
 def test_examples_in_the_docstrings():

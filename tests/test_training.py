@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,12 @@ from vae_bit import data, models, noise, training
 from vae_bit.training import Run
 
 PRESETS = ("default", "original")
-QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile, which is most of the time of these tests
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def run(n=5, seed=3, beta=0.7, learning_rate=0.02):
-    return Run(np.int32(n), np.uint32(seed), np.float64(beta), np.float64(learning_rate))
+    numbers: Any = np.int32(n), np.uint32(seed), np.float64(beta), np.float64(learning_rate)
+    return Run(*numbers)
 
 
 def sized(preset, layers, width):
@@ -26,9 +28,8 @@ def sized(preset, layers, width):
 
 
 def random_params(arch, seed=0, scale=0.6):
-    shapes = jax.eval_shape(lambda: models.init(arch, jax.random.key(0), arch.width))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: scale * rng.normal(size=leaf.shape), shapes)
+    return jax.tree.map(lambda leaf: scale * rng.normal(size=leaf.shape), models.shapes(arch))
 
 
 def single(params):
@@ -37,12 +38,12 @@ def single(params):
 
 @functools.cache
 def starter(arch, recipe):
-    return jax.jit(functools.partial(training.init, arch, recipe), compiler_options=QUICK)
+    return jax.jit(functools.partial(training.init, arch, recipe))
 
 
 @functools.cache
 def updater(arch, recipe):
-    return jax.jit(functools.partial(training.update, arch, recipe), compiler_options=QUICK)
+    return jax.jit(functools.partial(training.update, arch, recipe))
 
 
 def after(arch, recipe, run, steps):
@@ -74,7 +75,8 @@ def test_one_layer_against_its_elbo_by_hand(tiny, name):
     padded = random_params(arch)
     eps = np.random.default_rng(1).normal(size=(1, 2, 7))
     recon, (kl,) = at_nodes(arch, padded, n, eps, recipe.kl)
-    params = jax.tree.map(np.asarray, models.unpad(padded, n))
+    with jax.enable_x64(True):
+        params = jax.tree.map(np.asarray, models.unpad(padded, n))
 
     def network(params, h):
         (layer,), head = params["params"]["mlp"].values(), params["params"]["head"]["kernel"]
@@ -126,8 +128,7 @@ def test_a_grid_of_noise_is_all_its_pairs(tiny):
 
 
 @pytest.mark.parametrize("kind", ["iid", "lattice", "trapezoid"])
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("name", "layers"), [("default", 2), ("original", 1)])
 def test_the_sampled_loss_is_the_weighted_mean_over_nodes(tiny, name, layers, kind):
     arch, recipe = sized(tiny[name], layers, 4)
     recipe, params, this = replace(recipe, noise=kind), random_params(arch), run(4)
@@ -149,7 +150,7 @@ def test_the_sampled_loss_is_the_weighted_mean_over_nodes(tiny, name, layers, ki
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_mean_of_the_sampled_loss_is_the_exact_loss(trained, layers, kind):
     group, _, params, evaluation = trained[layers - 1]
-    index = 8
+    index = int(np.nanargmax(evaluation.mutual_information))
     this = jax.tree.map(lambda field: field[index], group.runs)
     params = jax.tree.map(lambda leaf: leaf[index], params)
     recipe = replace(group.recipe, noise=kind, samples=16)
@@ -157,12 +158,11 @@ def test_the_mean_of_the_sampled_loss_is_the_exact_loss(trained, layers, kind):
     drawn = np.asarray(losses(jnp.arange(20_000)), np.float64)
     assert evaluation.mutual_information[index] > 0.3
     error = drawn.mean() - evaluation.loss[index]
-    print(kind, layers, error, drawn.std() / np.sqrt(drawn.size), evaluation.loss[index])
-    assert abs(error) < 4.0 * drawn.std() / np.sqrt(drawn.size) + 2e-6
+    outside = 5e-4 if kind == "trapezoid" and layers > 1 else 2e-6  # of the box in which the upper layers' nodes lie
+    assert abs(error) < 4.0 * drawn.std() / np.sqrt(drawn.size) + outside
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("name", "layers"), [("default", 1), ("default", 3), ("original", 2)])
 def test_gradients_against_finite_differences(tiny, name, layers):
     arch, recipe = sized(tiny[name], layers, 4)
     step = 1e-5
@@ -170,29 +170,30 @@ def test_gradients_against_finite_differences(tiny, name, layers):
         theta, unravel = ravel_pytree(jax.tree.map(jnp.float64, random_params(arch, scale=0.3)))
 
         def loss(theta):
-            return training.sampled_loss(arch, recipe, unravel(theta), 5, run(3))[0]
+            return training.sampled_loss(arch, recipe, unravel(theta), jnp.int32(5), run(3))[0]
 
         shifts = step * np.eye(theta.size)
-        gradient = jax.jit(jax.grad(loss))(theta)
-        up, down = np.split(jax.jit(jax.vmap(loss))(theta[None] + np.concatenate([shifts, -shifts])), 2)
+        gradient = np.asarray(jax.jit(jax.grad(loss))(theta))
+        losses = jax.jit(jax.vmap(loss))(theta[None] + np.concatenate([shifts, -shifts]))
+        up, down = np.split(np.asarray(losses), 2)
     assert np.linalg.norm(gradient) > 0.1
     np.testing.assert_allclose(gradient, (up - down) / (2.0 * step), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("logit", [-200.0, 200.0])
 @pytest.mark.parametrize("name", PRESETS)
-def test_extreme_logits_are_exact_and_their_gradients_finite(tiny, name, logit):
+def test_extreme_logits_are_exact_and_their_gradients_finite(tiny, name):
     arch, recipe = sized(tiny[name], 1, 8)
     recipe, params = replace(recipe, noise="lattice"), single(random_params(arch))
-    params["p"][0]["params"]["head"]["kernel"][:] = 0.0
-    params["p"][0]["params"]["head"]["kernel"][:, -1] = logit
+    head = params["p"][0]["params"]["head"]["kernel"]
     value = jax.jit(jax.value_and_grad(functools.partial(training.sampled_loss, arch, recipe), has_aux=True))
-    (loss, metrics), gradient = value(params, 0, run(5))
-    np.testing.assert_allclose(metrics.recon, 5 * 200.0 / 2.0, rtol=1e-5)
-    assert np.isfinite(loss)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
-    bias = gradient["p"][0]["params"]["head"]["kernel"][:, -1]
-    np.testing.assert_allclose(bias, [np.sign(logit) / 2.0] * 5 + [0.0] * 3, rtol=1e-5)
+    for logit in (-200.0, 200.0):
+        head[:, :-1], head[:, -1] = 0.0, logit
+        (loss, metrics), gradient = value(params, 0, run(5))
+        np.testing.assert_allclose(metrics.recon, 5 * 200.0 / 2.0, rtol=1e-5)
+        assert np.isfinite(loss)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+        bias = gradient["p"][0]["params"]["head"]["kernel"][:, -1]
+        np.testing.assert_allclose(bias, [np.sign(logit) / 2.0] * 5 + [0.0] * 3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -212,7 +213,7 @@ def test_vmap_is_a_loop(tiny):
     runs = [run(5), run(8, seed=4), run(2, beta=2.0), run(5, learning_rate=1e-3), run(5)]
     batch = jax.tree.map(lambda *fields: np.stack(fields), *runs)
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(starter(arch, recipe)(one) for one in runs))
-    update = jax.jit(jax.vmap(functools.partial(training.update, arch, recipe)), compiler_options=QUICK)
+    update = jax.jit(jax.vmap(functools.partial(training.update, arch, recipe)))
     for _ in range(10):
         states = update(states, batch)
     alone = [after(arch, recipe, one, 10).params for one in runs]
@@ -222,10 +223,9 @@ def test_vmap_is_a_loop(tiny):
 
 def test_jit_is_eager(tiny):
     arch, recipe = sized(tiny["original"], 1, 5)
-    state = after(arch, recipe, run(), 1)
-    jitted, eager = updater(arch, recipe)(state, run()), training.update(arch, recipe, state, run())
-    assert_close(jitted.params, eager.params, rtol=1e-5, atol=1e-6)
-    assert_close(jitted.adam, eager.adam, rtol=1e-4, atol=1e-6)
+    value = jax.value_and_grad(functools.partial(training.sampled_loss, arch, recipe), has_aux=True)
+    args = jax.tree.map(jnp.asarray, (single(random_params(arch)), 3, run()))
+    assert_close(jax.jit(value)(*args), value(*args), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])

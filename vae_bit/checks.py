@@ -22,7 +22,7 @@ def agree(axis: int | None = -1, **arrays: ArrayLike) -> list[Array]:
     rank = max(array.ndim for array in named.values())
     if axis is not None and rank == 0:
         raise ValueError(f"{' and '.join(named)} have shape (): an event lies on an axis, so a scalar has shape (1,)")
-    full = {name: array.reshape((1,) * (rank - array.ndim) + array.shape) for name, array in named.items()}
+    full = {name: jnp.expand_dims(array, range(rank - array.ndim)) for name, array in named.items()}
     for a, b in combinations(named, 2):
         if not _fit(full[a].shape, full[b].shape, axis):
             want = "broadcast" if axis is None else f"be equal along axis {axis} and broadcast along the others"

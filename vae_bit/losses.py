@@ -82,7 +82,8 @@ def free_bits(kl: Array, floor: ArrayLike) -> Array:
     """max(kl, floor), elementwise: a group of latents whose KL is below `floor` nats feels no pull to the prior.
 
     Kingma et al. (2016), equation 15, where kl is the mean over the minibatch of each group's KL: average first. For
-    the KL of each latent dimension pass `normal_kl_standard` a Normal of shape [..., d, 1]. Not a bound on ln p(x).
+    the KL of each latent dimension pass `normal_kl_standard` a Normal of shape [..., d, 1]. Of a chain of layers give
+    the sum of kl_l: below the top one alone may be negative. With it the objective is at most the ELBO.
 
     >>> free_bits(jnp.array([0.5, 3.0]), 1.0).tolist()
     [1.0, 3.0]
@@ -94,8 +95,8 @@ def free_bits(kl: Array, floor: ArrayLike) -> Array:
 def elbo(log_likelihood: Array, kl: Array, beta: ArrayLike = 1.0) -> Array:
     """ELBO = ln p(x | z_1) - beta * sum_l kl_l, to be raised (Kingma and Welling 2014; beta: Higgins et al. 2017).
 
-    log_likelihood [...]; kl [...] for one layer or [L, ...], one axis more, for L. beta = 1 is the bound on ln p(x); with
-    a `sampled_kl` for each layer it is the log weight of the draw.
+    log_likelihood [...]; kl [...] for one layer or [L, ...], one axis more, for L. beta = 1 is the bound on ln p(x);
+    with a `sampled_kl` for each layer it is the log weight of the draw.
 
     >>> elbo(jnp.array(-1.0), jnp.array([0.5, 0.25])).item(), elbo(jnp.array(-1.0), jnp.array(0.5), beta=4.0).item()
     (-1.75, -3.0)

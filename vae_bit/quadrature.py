@@ -3,27 +3,28 @@
 A grid is P panels, kept as their edges [..., P + 1]; each holds ORDER Gauss-Legendre nodes. Passing the integrand
 through those nodes also says how well it is resolved: the last Legendre coefficients of a panel bound its error. A
 pass of `adapt` moves the edges so that the panels share that error, so a kink of width 1e-7 is closed in on by a
-factor of about P a pass. Leading axes are independent grids.
+factor of nearly P a pass. Leading axes are independent grids.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+Values = TypeVar("Values")
+
 ORDER = 6
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
 # values at the nodes -> Legendre coefficients: c_k = (2 k + 1) / 2 * sum_q w_q P_k(x_q) f(x_q)
-TO_COEFFICIENTS = (np.polynomial.legendre.legvander(NODES, ORDER - 1) * WEIGHTS[:, None]).T * (
-    np.arange(ORDER)[:, None] + 0.5
-)
-# values at the nodes -> the polynomial at the left and right edge of the panel, and its last two coefficients
-EDGE_SIGNS = np.stack([(-1.0) ** np.arange(ORDER), np.ones(ORDER)])
-ESTIMATES = np.concatenate([EDGE_SIGNS @ TO_COEFFICIENTS, TO_COEFFICIENTS[-2:]])
-SHARPNESS = 4.0
+_TO_LEGENDRE = np.polynomial.legendre.legvander(NODES, ORDER - 1).T * WEIGHTS * (np.arange(ORDER)[:, None] + 0.5)
+# values at the nodes -> coefficients of powers
+TO_POWERS = np.linalg.inv(np.vander(NODES, increasing=True))
+# values at the nodes -> the polynomial at the left and right edge of the panel, and its last two Legendre coefficients
+ESTIMATES = np.concatenate([np.vander([-1.0, 1.0], ORDER, increasing=True) @ TO_POWERS, _TO_LEGENDRE[-2:]])
+SHARPNESS = 4.0  # panels go by error^(1 / SHARPNESS): ORDER would suit smooth functions, less closes in on kinks faster
 FLOOR = 0.2  # share of the panels that stays where it was, so that nothing is given up for good
 
 
@@ -43,7 +44,7 @@ def resample(knots: Array, panels: int) -> Array:
     return _interpolate(rank, jnp.arange(knots.shape[-1], dtype=knots.dtype), knots)
 
 
-def adapt(f: Callable[[Array], tuple[Array, Array]], edges: Array, passes: int) -> tuple[Array, Array]:
+def adapt(f: Callable[[Array], tuple[Array, Values]], edges: Array, passes: int) -> tuple[Array, Values]:
     """Evaluate f on a grid that is moved `passes - 1` times to where its features are hard to resolve.
 
     f(z [..., K]) -> (features [m, ..., K], values): the features say what is to be integrated or interpolated, each is
@@ -59,9 +60,9 @@ def adapt(f: Callable[[Array], tuple[Array, Array]], edges: Array, passes: int) 
 
 
 def share(edges: Array, features: Array, panels: int) -> Array:
-    """New edges [..., panels + 1] such that every panel has an equal share of error^(1 / 3).
+    """New edges [..., panels + 1] such that every panel has an equal share of error^(1 / SHARPNESS).
 
-    That grows as the width of a panel. features [m, ..., K] are given at the nodes of the old edges.
+    features [m, ..., K] are given at the nodes of the old edges.
     """
     demand = jnp.exp(jnp.log(jnp.maximum(_error(features), jnp.finfo(edges.dtype).eps)) / SHARPNESS)
     part = (1.0 - FLOOR) * demand / jnp.sum(demand, axis=-1, keepdims=True) + FLOOR / demand.shape[-1]
@@ -72,15 +73,15 @@ def share(edges: Array, features: Array, panels: int) -> Array:
 def peaks(log_density: Array) -> Array:
     """Features for `adapt` of an unnormalised density given by its logarithm: [m, ..., K] -> [2 m, ..., K].
 
-    Beside the density itself 1 / (1 + drop from its maximum), whose tails are long: it leads to a peak that falls between
-    the nodes of a grid still too coarse.
+    Beside the density itself 1 / (1 + drop from its maximum), whose tails are long: it leads to a peak that falls
+    between the nodes of a grid still too coarse.
     """
     drop = jnp.max(log_density, axis=-1, keepdims=True) - log_density
     return jnp.concatenate([jnp.exp(-drop), 1.0 / (1.0 + drop)])
 
 
 class Table(NamedTuple):
-    """A function of one scalar as a polynomial on each panel: edges [P + 1], Legendre coefficients [m, ORDER, P]."""
+    """Functions of one scalar, sum_k c_k u^k with |u| <= 1 on each panel: edges [P + 1], coefficients c [m, ORDER, P]."""
 
     edges: Array
     coefficients: Array
@@ -89,7 +90,7 @@ class Table(NamedTuple):
 def tabulate(edges: Array, values: Array) -> Table:
     """The functions with the given values [m, K] at the nodes of a grid [P + 1]."""
     values = values.reshape(values.shape[0], -1, ORDER)
-    return Table(edges, jnp.einsum("kq,mpq->mkp", jnp.asarray(TO_COEFFICIENTS, values.dtype), values))
+    return Table(edges, jnp.einsum("kq,mpq->mkp", jnp.asarray(TO_POWERS, values.dtype), values))
 
 
 def lookup(table: Table, z: Array) -> Array:
@@ -99,17 +100,11 @@ def lookup(table: Table, z: Array) -> Array:
     panel = jnp.sum(flat[:, None] >= edges[None, 1:-1], axis=1)
     left, right = edges[panel], edges[panel + 1]
     u = (2.0 * flat - left - right) / jnp.maximum(right - left, jnp.finfo(edges.dtype).tiny)
-    return _legendre_sum(table.coefficients[:, :, panel], u).reshape(-1, *z.shape)
-
-
-def _legendre_sum(coefficients: Array, u: Array) -> Array:
-    """sum_k c_k P_k(u), by k P_k = (2 k - 1) u P_{k-1} - (k - 1) P_{k-2}."""
-    before, now = jnp.zeros_like(u), jnp.ones_like(u)
-    total = coefficients[:, 0]
-    for k in range(1, ORDER):
-        before, now = now, ((2 * k - 1) * u * now - (k - 1) * before) / k
-        total = total + coefficients[:, k] * now[None]
-    return total
+    coefficients = table.coefficients[:, :, panel]
+    total = coefficients[:, -1]
+    for k in reversed(range(ORDER - 1)):
+        total = total * u[None] + coefficients[:, k]
+    return total.reshape(-1, *z.shape)
 
 
 def _error(values: Array) -> Array:

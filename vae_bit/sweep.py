@@ -6,6 +6,7 @@ devices by `shard_map`, and driven by one host loop over blocks of steps.
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +25,11 @@ from vae_bit.training import Metrics, Recipe, Run, State
 CURVE_POINTS = 200
 CPU_CHUNK_BYTES = 4 << 20  # one device's share of a chunk: about what stays in a core's cache between steps
 ACCELERATOR_CHUNK_BYTES = 8 << 30
+RUN_ONCE = {"xla_backend_optimization_level": 0}  # what runs for milliseconds should not take seconds to compile
+
+
+def _ignore(news: object) -> None:
+    """The report of whoever wants none."""
 
 
 class Group(NamedTuple):
@@ -52,10 +58,10 @@ class Trained(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """A group's three jitted functions of a chunk of runs, split over the devices."""
+    """A group's three functions of one chunk of runs, compiled, each split over the devices."""
 
     init: Callable[[Run], State]
-    advance: Callable[[State, Run, int], tuple[State, Metrics]]
+    advance: Callable[[State, Run, np.int32], tuple[State, Metrics]]
     evaluate: Callable[[Params, Run], Evaluation]
 
 
@@ -101,38 +107,27 @@ def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds:
     return Run(*(axis.transpose(0, 2, 3, 1).ravel() for axis in axes))
 
 
-def compile_programs(arch: Architecture, recipe: Recipe) -> Programs:
-    """The programs of a group; each compiles at its first call."""
-    batched = PartitionSpec("runs")
-    mesh = jax.make_mesh((jax.local_device_count(),), ("runs",), axis_types=(AxisType.Auto,))
-
-    def split(function: Callable, *specs: PartitionSpec, **options: Any) -> Callable:
-        over_devices = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=batched, check_vma=False)
-        return jax.jit(over_devices, **options)
-
-    advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
-    evaluate = partial(jax.lax.map, lambda args: _evaluate(arch, *args))
-    return Programs(
-        split(jax.vmap(partial(training.init, arch, recipe)), batched),
-        split(advance, batched, batched, PartitionSpec(), donate_argnums=0),
-        split(lambda *args: evaluate(args), batched, batched),
-    )
+def train_all(
+    groups: Sequence[Group], chunk: int | None = None, reports: Sequence[Callable[[Block], None]] = ()
+) -> list[Trained]:
+    """Trains the groups in turn, while the programs of those to come are compiled; reports[i] hears of group i."""
+    with ThreadPoolExecutor() as pool:
+        programs = [pool.submit(compile_programs, group, chunk) for group in groups]
+        calls = zip(groups, programs, reports or [_ignore] * len(groups), strict=True)
+        return [train(group, program.result(), chunk, report) for group, program, report in calls]
 
 
-def _evaluate(arch: Architecture, params: Params, run: Run) -> Evaluation:
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    return exact.evaluate(models.chain(arch, params, run.n), run.beta)
-
-
-def train(group: Group, chunk: int | None = None, report: Callable[[Block], None] = lambda _: None) -> Trained:
+def train(
+    group: Group, programs: Programs, chunk: int | None = None, report: Callable[[Block], None] = _ignore
+) -> Trained:
     """Trains and evaluates a group, `chunk` runs at a time (by default as many as suit the cache or memory)."""
-    programs = compile_programs(group.arch, group.recipe)
-    pieces = [_train_chunk(programs, group, runs, report) for runs in chunks(group, chunk)]
+    slices = chunks(group, chunk)
+    pieces = [_train_chunk(programs, group, where, slices[0].stop, report) for where in slices]
     return Trained(group, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces))
 
 
 def chunks(group: Group, chunk: int | None = None) -> list[slice]:
-    """Slices of one length (but for the last) that cover the group's runs, the fewest of at most `chunk` runs."""
+    """Slices that cover the group's runs, as few as `chunk` allows, of one length but for the last."""
     total = group.runs.n.size
     size = min(chunk or chunk_size(group.arch, group.recipe), total)
     size = math.ceil(total / math.ceil(total / size))
@@ -147,15 +142,41 @@ def chunk_size(arch: Architecture, recipe: Recipe) -> int:
     return jax.local_device_count() * max(1, budget // (4 * (state + logits)))
 
 
+def compile_programs(group: Group, chunk: int | None = None) -> Programs:
+    """The group's programs for chunks of the shape that `chunks` gives."""
+    arch, recipe, _ = group
+    mesh = jax.make_mesh((jax.local_device_count(),), ("runs",), axis_types=(AxisType.Auto,))
+    split, whole = PartitionSpec("runs"), PartitionSpec()
+
+    def over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> Any:
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False), **options)
+
+    init = over_devices(jax.vmap(partial(training.init, arch, recipe)), split)
+    advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
+    advance = over_devices(advance, split, split, whole, donate_argnums=0)
+    evaluate = over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, *a), args), split, split)
+    where = chunks(group, chunk)[0]
+    runs = _padded(group.runs, where, where.stop)
+    state = jax.eval_shape(init, runs)
+    init, advance = init.lower(runs).compile(RUN_ONCE), advance.lower(state, runs, np.int32(0)).compile()
+    with jax.enable_x64(True):
+        return Programs(init, advance, evaluate.lower(state.params, runs).compile())
+
+
+def _evaluate(arch: Architecture, params: Params, run: Run) -> Evaluation:
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    return exact.evaluate(models.chain(arch, params, run.n), run.beta)
+
+
 def _train_chunk(
-    programs: Programs, group: Group, where: slice, report: Callable[[Block], None]
+    programs: Programs, group: Group, where: slice, length: int, report: Callable[[Block], None]
 ) -> tuple[Metrics, Params, Evaluation]:
     count = where.stop - where.start
-    runs = _pad(jax.tree.map(lambda field: field[where], group.runs))
+    runs = _padded(group.runs, where, length)
     state = programs.init(runs)
     curves = []
     ends = block_ends(group.recipe.steps)
-    for end, steps in zip(ends.tolist(), np.diff(ends, prepend=0).tolist(), strict=True):
+    for end, steps in zip(ends.tolist(), np.diff(ends, prepend=0).astype(np.int32), strict=True):
         state, metrics = programs.advance(state, runs, steps)
         curves.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:count], metrics))
         report(Block(where, end, curves[-1]))
@@ -170,6 +191,8 @@ def block_ends(steps: int) -> np.ndarray:
     return np.unique(np.linspace(0, steps, min(steps, CURVE_POINTS) + 1).round().astype(int))
 
 
-def _pad(runs: Run) -> Run:
-    """Repeats the last run until the devices share the runs evenly."""
-    return jax.tree.map(lambda field: np.pad(field, (0, -field.size % jax.local_device_count()), "edge"), runs)
+def _padded(runs: Run, where: slice, length: int) -> Run:
+    """The chunk's runs, the last repeated until it has `length` of them and the devices share them evenly."""
+    devices = jax.local_device_count()
+    index = np.minimum(where.start + np.arange(math.ceil(length / devices) * devices), where.stop - 1)
+    return jax.tree.map(lambda field: field[index], runs)

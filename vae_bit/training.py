@@ -1,5 +1,6 @@
 """Training of one run: its state, one step, a block of steps. Batching is `vmap` outside, in `vae_bit.sweep`."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,8 +10,12 @@ import optax
 from jax import Array
 
 from vae_bit import data, losses, models, noise
-from vae_bit.distributions import bernoulli_log_prob
+from vae_bit.distributions import bernoulli_log_prob, standard_normal
 from vae_bit.models import Architecture, Params, Pass
+
+Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
+FREE_NATS = math.log(2.0)  # what the one bit holds
+RENYI_ALPHA = 0.5
 
 
 class Run(NamedTuple):
@@ -32,6 +37,21 @@ class Recipe:
     schedule: Literal["cosine", "post"]
     betas: tuple[float, float]  # Adam's decay rates of the gradient's first and second moment
     steps: int
+    objective: Objective = "elbo"  # what is raised; path is the ELBO too, with another gradient
+    k: int = 1  # independent draws in each bound, of iwae, dreg and renyi
+
+    def __post_init__(self) -> None:
+        if self.k > 1 and not self.draws_groups:
+            raise ValueError(f"k: got {self.k}, expected 1 with objective {self.objective!r}; see samples")
+        if self.samples % self.k:
+            raise ValueError(f"k: got {self.k}, expected a divisor of samples, {self.samples}")
+        if self.draws_groups and self.noise == "trapezoid":
+            raise ValueError(f"noise: got 'trapezoid', expected 'iid' or 'lattice' with objective {self.objective!r}")
+
+    @property
+    def draws_groups(self) -> bool:
+        """Whether the objective is a bound on groups of k draws, not an average over all of them."""
+        return self.objective in ("iwae", "dreg", "renyi")
 
 
 class State(NamedTuple):
@@ -77,12 +97,52 @@ def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
 def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array, run: Run) -> tuple[Array, Metrics]:
     """The loss under the noise of one step, averaged over the two points, with its parts."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), step), data.POINTS)
-    eps, weight = jax.vmap(lambda key: noise.draw(key, recipe.noise, arch.layers, recipe.samples))(keys)
+    eps, weight = jax.vmap(lambda key: _nodes(recipe, arch.layers, key))(keys)
     path = models.forward(arch, params, run.n, eps)
-    recon, kl = elbo_terms(path, data.mask(run.n, arch.width), recipe.kl)
+    mask = data.mask(run.n, arch.width)
+    if recipe.objective == "path":
+        recon, kl = elbo_terms(path._replace(q=jax.lax.stop_gradient(path.q)), mask, "sampled")
+    else:
+        recon, kl = elbo_terms(path, mask, recipe.kl)
     recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (recon, *kl))
-    loss = losses.loss(recon, jnp.stack(kl), run.beta)
+    if recipe.draws_groups:
+        loss = -jnp.mean(_bound(arch, recipe, params, run, path))
+    elif recipe.objective == "free_bits":
+        loss = losses.loss(recon, losses.free_bits(jnp.stack(kl).sum(), FREE_NATS), run.beta)
+    else:
+        loss = losses.loss(recon, jnp.stack(kl), run.beta)
     return loss, Metrics(loss, recon, jnp.stack(kl).sum())
+
+
+def _nodes(recipe: Recipe, layers: int, key: Array) -> noise.Noise:
+    if recipe.draws_groups:
+        return noise.draw_groups(key, recipe.noise, layers, recipe.samples // recipe.k, recipe.k)
+    return noise.draw(key, recipe.noise, layers, recipe.samples)
+
+
+def _bound(arch: Architecture, recipe: Recipe, params: Params, run: Run, path: Pass) -> Array:
+    """The bound of each group of k draws: path.z [2, groups, k] -> [2, groups]. The log weights count beta * kl."""
+    mask = data.mask(run.n, arch.width)
+
+    def log_weight(path: Pass) -> Array:
+        recon, kl = elbo_terms(path, mask, "sampled")
+        return -losses.loss(recon, jnp.stack(kl), run.beta)
+
+    if recipe.objective == "iwae":
+        return losses.iwae(log_weight(path))
+    if recipe.objective == "renyi":
+        return losses.renyi(log_weight(path), RENYI_ALPHA)
+    frozen = {**params, "q": jax.lax.stop_gradient(params["q"])}
+    return losses.dreg(lambda z: log_weight(_densities(arch, frozen, run.n, z)), path.z)
+
+
+def _densities(arch: Architecture, params: Params, n: Array, z: list[Array]) -> Pass:
+    """Every conditional at given latents [2, groups, k]."""
+    first = jax.tree.map(lambda field: field[:, None, None], models.encode(arch, params, n))
+    up, down = models.inference_nets(arch)[1:], models.generative_nets(arch)[1:]
+    q = [models.conditional(*args) for args in zip(up, params["q"][1:], z[:-1], strict=True)]
+    p = [models.conditional(*args) for args in zip(down, params["p"][1:], z[1:], strict=True)]
+    return Pass(z, [first, *q], [*p, standard_normal((1, 1, 1))], models.decode(arch, params, z[0]))
 
 
 def decay(schedule: str, step: Array, steps: int) -> Array:

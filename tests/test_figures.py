@@ -1,0 +1,226 @@
+"""What the figures show against the table and against brute-force integrals; what each does with half a run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from experiments import figures, plots_codes, plots_runs, saved, style
+from experiments.options import BadInput
+from experiments.saved import Missing
+from vae_bit import limits, models, results
+
+ABOUT = {"argv": ["sweep"], "versions": {}}
+Z = np.array([-1.3, -0.2, 0.0, 0.4, 2.1])
+
+
+def write(out, preset, trained):
+    out.mkdir()
+    results.write(out, preset, trained, ABOUT)
+    return out
+
+
+def at_n(group, n):
+    """The group's runs as if all had been trained at n: their first n dimensions."""
+    runs = group.group.runs
+    return group._replace(group=group.group._replace(runs=runs._replace(n=np.full_like(runs.n, n))))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny, trained):
+    return write(tmp_path_factory.mktemp("runs") / "both", tiny["default"], trained)
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return saved.load(folder)
+
+
+@pytest.fixture(scope="module")
+def deep(loaded):
+    return saved.median_model(loaded, 2, 5)
+
+
+def normal(z, mean: Any = 0.0, std: Any = 1.0):
+    return np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+
+
+def test_one_setting_is_drawn_and_the_rest_is_named(loaded):
+    assert set(loaded.every["beta"]) == {0.5, 2.0} and len(set(loaded.rows["beta"])) == 1
+    assert "diverged" not in loaded.every["status"]
+    assert any("diverged" in notice for notice in loaded.notices) and any("beta" in notice for notice in loaded.notices)
+    assert loaded.curves["loss"].shape == (loaded.rows["n"].size, loaded.curves["step"].size)
+
+
+def test_beta_one_is_preferred_then_the_best_learning_rate():
+    rows = {"beta": np.array([0.5, 1, 1, 1]), "learning_rate": np.array([1, 1, 2, 2.0]), "status": np.full(4, "ok")}
+    chosen, notices = saved.one_setting(rows | {"gap": np.array([0.0, 0.5, 0.1, 0.2])})
+    np.testing.assert_array_equal(chosen, [False, False, True, True])
+    assert len(notices) == 2
+
+
+def test_the_median_row_is_the_lower_middle_one():
+    rows = {"loss": np.array([4.0, 1.0, 3.0, 2.0]), "seed": np.arange(4)}
+    assert saved.median_row(rows) == {"loss": 2.0, "seed": 3}
+
+
+def test_top_density_is_the_integral_over_the_lower_layer(deep):
+    q = saved.codes(deep)
+    for k in range(2):
+        z_1 = q.mean[k] + q.std[k] * np.linspace(-9, 9, 20001)
+        above = saved.conditional(deep, "q", 1, z_1)
+        weights = normal(z_1, q.mean[k], q.std[k]) * (z_1[1] - z_1[0])
+        brute = [np.sum(weights * normal(z, *above)) for z in Z]
+        np.testing.assert_allclose(saved.top_densities(deep, Z)[k], brute, rtol=1e-4)
+
+
+def test_pixel_probability_is_the_integral_over_the_lower_layer(deep):
+    given = saved.conditional(deep, "p", 1, Z)
+    eps = np.linspace(-9, 9, 2001)
+    z_1 = np.asarray(given.mean + given.std * eps[:, None], np.float32)
+    params = jax.tree.map(np.float32, deep.params)
+    probability = expit(np.asarray(models.decode(deep.arch, params, jnp.asarray(z_1.ravel())))).reshape(5, *z_1.shape)
+    brute = np.einsum("e,iek->ik", normal(eps), probability) * (eps[1] - eps[0])
+    np.testing.assert_allclose(saved.pixel_probability(deep, Z), brute, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_encoding_figure_agrees_with_the_table(loaded, layers):
+    """KL(q(z) || p(z)) and I(x; z) of the curves drawn are those of the exact evaluation."""
+    axes = figures.figure_encoding(loaded).axes[layers - 1]
+    for line, n in zip(axes.lines, (2, 5), strict=False):
+        row = saved.median_model(loaded, layers, n).row
+        z, q = line.get_data()
+        mismatch = np.trapezoid(q * np.log(q / normal(z)), z)
+        assert mismatch == pytest.approx(row["marginal_kl"], abs=3e-3)
+
+
+def test_draws_are_data_points_as_often_as_computed(deep):
+    ones = saved.draws(deep, 20000).sum(0)
+    assert np.all(np.diff(ones) >= 0)
+    share = np.mean((ones == 0) | (ones == 5))
+    assert share == pytest.approx(deep.row["valid_mass"], abs=4 * 0.5 / np.sqrt(20000))
+
+
+def test_costs_show_medians_and_limits(loaded):
+    axes = figures.figure_costs(loaded).axes[0]
+    lines = {line.get_label(): np.asarray(line.get_data()) for line in axes.lines}
+    n, height = lines["1 layer: median, all seeds"]
+    own = saved.of(loaded.rows, layers=1)
+    np.testing.assert_allclose(height, [np.median(own["loss"][own["n"] == value]) for value in n])
+    n, height = lines["1 layer: limit"]
+    np.testing.assert_allclose(height, limits.limit(1, n, loaded.rows["beta"][0]))
+
+
+def test_the_parts_of_the_price_add_up(loaded):
+    for layers in (1, 2):
+        rows = saved.of(loaded.rows, layers=layers)
+        for parts, total in ((plots_runs._loss_parts, rows["recon"] + rows["kl"]), (plots_runs._kl_parts, rows["kl"])):
+            np.testing.assert_allclose(sum(height for _, height in parts(rows).values()), total, atol=1e-9)
+            assert all(np.all(height > -1e-4) for _, height in parts(rows).values())
+
+
+def test_published_runs_are_the_authors():
+    runs = {(run["layers"], run["n"]): run for run in saved.published()}
+    assert set(runs) == {(layers, n) for layers in (1, 2) for n in (1, 5, 10, 100, 1000)}
+    assert all(run["loss"] == pytest.approx(run["recon"] + run["kl"], abs=2e-5) for run in runs.values())
+    assert runs[1, 5]["loss"] == 1.06633 and runs[2, 1000]["kl"] == 0.74833
+
+
+def test_one_colour_for_an_n(loaded):
+    """q(z) of both depths and the learning curves, which alternate with the limits."""
+    one, two = figures.figure_encoding(loaded).axes
+    learning = figures.figure_learning(loaded).axes[0]
+    for k in range(2):
+        colours = one.lines[k].get_color(), two.lines[k].get_color(), learning.lines[2 * k].get_color()
+        np.testing.assert_array_equal(colours[0], colours[1])
+        np.testing.assert_array_equal(colours[0], colours[2])
+    assert not np.array_equal(one.lines[0].get_color(), one.lines[1].get_color())
+
+
+def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
+    """Everything is drawn but the two-layer map."""
+    loaded = saved.load(write(tmp_path / "one", tiny["default"], [at_n(trained[0], 1)]))
+    with pytest.raises(Missing, match="2 layers"):
+        figures.figure_map(loaded)
+    for function in figures.FIGURES:
+        if function is not figures.figure_map:
+            function(loaded).draw_without_rendering()
+
+
+def test_a_run_of_two_layers_alone(tmp_path, tiny, trained):
+    loaded = saved.load(write(tmp_path / "two", tiny["default"], [trained[1]]))
+    for function in figures.FIGURES:
+        function(loaded).draw_without_rendering()
+
+
+def test_summary_of_a_sweep_that_diverged(folder, tmp_path):
+    rows = results.load_table(folder)
+    rows["status"] = np.full(rows["n"].size, "diverged")
+    style.save(figures.summary(rows, results.load_curves(folder)), tmp_path / "summary.png")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(path, change):
+    path.write_text(change(path.read_text()))
+
+
+DAMAGE = {
+    "no table": lambda out: (out / "results.csv").unlink(),
+    "half a table": lambda out: truncate(out / "results.csv"),
+    "empty table": lambda out: (out / "results.csv").write_text(""),
+    "no column": lambda out: edit(out / "results.csv", lambda text: text.replace("valid_mass", "other")),
+    "half the curves": lambda out: truncate(out / "curves.npz"),
+    "no parameters": lambda out: (out / "params.npz").unlink(),
+    "half the parameters": lambda out: truncate(out / "params.npz"),
+    "other parameters": lambda out: np.savez(out / "params.npz", other=np.zeros(3)),
+    "text for config": lambda out: (out / "config.json").write_text("{"),
+    "other config": lambda out: (out / "config.json").write_text("[]"),
+    "other schema": lambda out: edit(out / "config.json", lambda text: json.dumps(json.loads(text) | {"schema": 99})),
+    "fewer rows": lambda out: edit(out / "results.csv", lambda text: text.rsplit("\n", 2)[0] + "\n"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_one_line_that_names_the_folder(damage, folder, tmp_path):
+    out = tmp_path / "damaged"
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("figures"))
+    DAMAGE[damage](out)
+    with pytest.raises(BadInput, match=str(out)):
+        saved.median_model(saved.load(out), 1, 5)
+
+
+def command(*argv):
+    line = [sys.executable, "-m", "experiments.figures", *argv]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_draws_all_nine(folder, tmp_path):
+    out = shutil.copytree(folder, tmp_path / "run")
+    done = command(f"--run={out}", "--format=svg")
+    assert done.returncode == 0, done.stderr
+    assert [path.name[0] for path in sorted((out / "figures").glob("*.svg"))] == list("123456789")
+    assert "skipped 16 of 32 runs: diverged" in done.stdout
+
+
+def test_the_command_refuses_a_foreign_folder(tmp_path):
+    done = command(f"--run={tmp_path}")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: --run={tmp_path}: ") and done.stderr.count("\n") == 1
+
+
+def test_legible_width():
+    for widths, best in (((1, 5, 10, 1000), 10), ((1,), 1), ((1, 100, 1000), 1000)):
+        results = saved.Saved(Path(), {"n": np.array(widths)}, {}, {}, [])
+        assert plots_codes.legible_width(results) == best

@@ -1,0 +1,131 @@
+"""The report is one file, its numbers are the run's, and it says what it leaves out."""
+
+import base64
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from experiments import report, report_story, saved
+from experiments.saved import Missing
+from vae_bit import results
+
+ABOUT = {"argv": ["sweep", "--n=2,5", "--note=<b>"], "versions": {"numpy": np.__version__}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny, trained):
+    out = tmp_path_factory.mktemp("report")
+    results.write(out, tiny["default"], trained, ABOUT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def document(folder):
+    return report.page(saved.load(folder))
+
+
+class Outline(HTMLParser):
+    """Text without markup, the cells of tables, what is loaded, and tags left open."""
+
+    def __init__(self, document):
+        super().__init__()
+        self.text, self.sources, self.open = [], [], []
+        self.feed(document)
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_one_file_that_loads_nothing(document):
+    outline = Outline(document)
+    assert outline.open == []
+    assert len(outline.sources) == 9
+    for source in outline.sources:
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/svg+xml;base64" and b"<svg" in base64.b64decode(data)
+    assert "<script" not in document and "url(" not in document and "@import" not in document
+    assert "&lt;b&gt;" in document and "<b>" not in document
+    assert "<!--" not in document.replace("<!DOCTYPE", "")
+
+
+def test_the_table_holds_the_medians(folder, document):
+    rows = saved.load(folder).rows
+    lines = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(.*?)</tr>", document)][1:]
+    assert [line[:2] for line in lines] == [["1", "2"], ["1", "5"], ["2", "2"], ["2", "5"]]
+    for line in lines:
+        own = saved.of(rows, layers=int(line[0]), n=int(line[1]))
+        assert line[2] == str(own["n"].size)
+        assert float(line[3]) == pytest.approx(np.median(own["loss"]), abs=6e-5)
+        assert float(line[7]) == pytest.approx(np.median(own["recon_per_dim"]), abs=6e-8)
+    assert [line[-1] for line in lines] == ["-", "1.0663", "-", "0.7215"]
+
+
+def test_every_number_follows_the_results(folder, document, tmp_path):
+    """Other results, other numbers: each figure of the table that the story tells is read from it."""
+    out = shutil.copytree(folder, tmp_path / "other")
+    rows = results.load_table(out)
+    told = "loss recon recon_per_dim limit gap nll posterior_kl marginal_kl mutual_information"
+    for k, name in enumerate(told.split()):
+        rows[name] = np.full(rows["n"].size, 0.111 * (k + 1))
+    rows["valid_mass"] = np.full(rows["n"].size, 0.123)
+    (out / "results.csv").write_text(results._csv(rows))
+    other = saved.load(out)
+    story = " ".join(tell(other) for _, tell, _ in report_story.STORY if tell is not report_story.tell_collapse)
+    # -ln p(x) is told as its distance from ln 2 = 0.693
+    for number in ("0.111", "0.222", "0.33", "0.444", "0.555", "-0.027", "0.777", "0.888", "0.999", "12.3%"):
+        assert number in story, number
+    assert "12.3%" not in document
+
+
+def test_no_number_is_typed_in():
+    """Prose holds numbers of one digit at most: the names of the two points, of layers and of powers."""
+    for module in (report_story, report):
+        prose = re.findall(r'f?"""(.*?)"""', inspect.getsource(module), re.S)
+        prose = [re.sub(r"\{[^{}]*\}", "", text) for text in prose]
+        assert not any(re.search(r"\d\.\d|\d\d", text) for text in prose)
+
+
+def test_what_is_missing_is_said(tmp_path, tiny, trained, monkeypatch):
+    monkeypatch.setattr(report, "picture", lambda figure: "<img src='drawn'>")
+    results.write(tmp_path, tiny["default"], trained[:1], ABOUT)
+    loaded = saved.load(tmp_path)
+    with pytest.raises(Missing, match="n = 1"):
+        report_story.tell_collapse(loaded)
+    document = report.page(loaded)
+    for reason in ("n = 1", "2 layers"):
+        assert f"Left out: it needs runs with {reason}" in document
+    assert len(Outline(document).sources) == 7
+
+
+def test_numbers_are_readable():
+    shown = [report_story.nats(value) for value in (0.69315, 0.0, 1.2e-9, -1.2e-9, 0.00123, 6.2e-5, 12.3456)]
+    assert shown == ["0.693", "0.000", "0.000", "0.000", "0.0012", "0.000062", "12.346"]
+
+
+def test_the_command(folder):
+    line = [sys.executable, "-m", "experiments.report", f"--run={folder}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'report.html'}\n"
+    assert "<!-- " not in (folder / "report.html").read_text()
+
+
+def test_the_command_refuses_a_foreign_folder(tmp_path):
+    line = [sys.executable, "-m", "experiments.report", f"--run={tmp_path / 'none'}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: --run=")

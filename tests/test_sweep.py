@@ -1,0 +1,143 @@
+"""Many runs: the plan, and that batches, devices and chunks change nothing."""
+
+import functools
+from dataclasses import replace
+from itertools import pairwise, product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_bit import exact, sweep, training
+from vae_bit.exact import Evaluation
+from vae_bit.training import Run
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture
+def quick_evaluation(monkeypatch):
+    """Something of every run that compiles at once, where the claim is not about the exact figures."""
+
+    def figures(chain, beta):
+        mean, std = chain.q_data
+        scalar = jnp.sum(mean) * beta
+        return Evaluation(scalar, scalar, std, scalar, scalar, scalar, scalar, jnp.sum(chain.mask))
+
+    monkeypatch.setattr(exact, "evaluate", figures)
+
+
+def small_group(tiny):
+    preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=20))
+    (group,) = sweep.plan(preset, [1], [1, 5], [1.0], [1e-2, 3e-3], [2**32 - 1])
+    runs = jax.tree.map(lambda field: np.append(field, field[-3:]), group.runs)
+    return group._replace(runs=runs._replace(seed=np.arange(7, dtype=np.uint32)))
+
+
+def test_the_plan_covers_the_grid_in_order(tiny):
+    grid = [1, 2], [1, 5, 1000], [0.5, 1.0], [1e-3, 1e-2], range(2**32 - 3, 2**32)
+    groups = sweep.plan(tiny["default"], *grid)
+    rows = [
+        (group.arch.layers, *row)
+        for group in groups
+        for row in zip(*(field.tolist() for field in group.runs[:1] + group.runs[2:] + group.runs[1:2]), strict=True)
+    ]
+    assert rows == list(product(*grid))
+    assert [(group.arch.layers, group.arch.width) for group in groups] == [(1, 5), (1, 1000), (2, 5), (2, 1000)]
+    assert all(group.recipe == tiny["default"].recipe for group in groups)
+    assert groups[0].arch.data_hidden == tiny["default"].architecture.data_hidden
+
+
+@pytest.mark.parametrize("n", [[7], [1, 5, 1000], [1000, 1, 5], list(range(1, 400, 7)), [1, 10, 100, 1000, 10_000]])
+def test_similar_widths_keep_padding_cheap(n):
+    lists = sweep.similar_widths(n)
+    assert [width for similar in lists for width in similar] == sorted(n)
+    assert all(max(similar) <= max(32, 2 * min(similar)) for similar in lists)
+    for narrow, wide in pairwise(lists):
+        assert wide[0] > max(32, 2 * narrow[0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 199, 200, 201, 5000, 12_345])
+def test_block_ends(steps):
+    ends = sweep.block_ends(steps)
+    assert ends[0] == 0
+    assert ends[-1] == steps
+    assert len(ends) == min(steps, sweep.CURVE_POINTS) + 1 <= 1000
+    assert np.diff(ends).min() >= 1
+    assert np.ptp(np.diff(ends)) <= 1
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 100, None])
+def test_chunks_cover_the_runs_once(tiny, chunk):
+    group = small_group(tiny)
+    slices = sweep.chunks(group, chunk)
+    assert np.concatenate([np.arange(7)[where] for where in slices]).tolist() == list(range(7))
+    sizes = [where.stop - where.start for where in slices]
+    assert max(sizes) <= (chunk or 7)
+    assert len(slices) == -(-7 // min(chunk or 7, 7))
+    assert set(sizes[:-1]) <= {sizes[0]}
+
+
+def test_a_chunk_is_at_least_a_run_for_each_device(tiny):
+    (group,) = sweep.plan(tiny["original"], [2], [1_000_000], [1.0], [1e-3], [0])
+    assert sweep.chunk_size(group.arch, group.recipe) == jax.local_device_count() == 3
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, quick_compile):
+    """Every run of the small group by itself: curves [R, T] and final parameters."""
+    group = small_group(tiny)
+    start = jax.jit(functools.partial(training.init, group.arch, group.recipe))
+    advance = jax.jit(functools.partial(training.advance, group.arch, group.recipe))
+    outcomes = []
+    for fields in zip(*group.runs, strict=True):
+        run, curve = Run(*fields), []
+        state, metrics = advance(start(run), run, 0)
+        curve.append(metrics)
+        for _ in range(group.recipe.steps):
+            state, metrics = advance(state, run, 1)
+            curve.append(metrics)
+        outcomes.append((jax.tree.map(lambda *points: np.stack(points), *curve), state.params))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes)
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(1, None), (2, 3), (3, None)])
+def test_devices_and_chunks_change_nothing(tiny, alone, quick_evaluation, monkeypatch, devices, chunk):
+    """Seven runs, which two or three devices cannot share evenly, against each run by itself."""
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    group, blocks = small_group(tiny), []
+    (trained,) = sweep.train_all([group], chunk, [blocks.append])
+    # float32 sums in another order, after 20 steps of Adam
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-5)
+    jax.tree.map(assert_close, (trained.curves, trained.params), alone)
+    assert trained.curves.loss.shape == (7, 21)
+    np.testing.assert_array_equal(trained.evaluation.valid_mass, group.runs.n)
+    expected = [(where, step) for where in sweep.chunks(group, chunk) for step in range(21)]
+    assert [(block.runs, block.step) for block in blocks] == expected
+    for block in blocks:
+        np.testing.assert_array_equal(block.metrics.loss, trained.curves.loss[block.runs, block.step])
+
+
+def test_training_again_gives_the_same_bits(tiny, quick_evaluation):
+    group = small_group(tiny)
+    programs = sweep.compile_programs(group)
+    first, again = (sweep.train(group, programs) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first[1:], again[1:])
+
+
+def test_what_comes_back_is_numpy_in_double_precision(trained):
+    for group in trained:
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(group[1:]))
+        assert {leaf.dtype for leaf in group.evaluation} == {np.dtype(np.float64)}
+        assert group.evaluation.kl.shape == (16, group.group.arch.layers)
+        assert {leaf.dtype for leaf in jax.tree.leaves(group.params)} == {np.dtype(np.float32)}
+
+
+def test_a_diverged_run_leaves_the_others_alone(trained):
+    for group in trained:
+        sane = group.group.runs.learning_rate < 1.0
+        np.testing.assert_array_equal(np.isfinite(group.evaluation.loss), sane)
+        assert np.all(np.isfinite(group.curves.loss[sane]))
+        start, end = group.curves.loss[sane, 0], group.curves.loss[sane, -10:].mean(1)
+        assert np.all(end < start)
