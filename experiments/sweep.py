@@ -28,6 +28,7 @@ from vae_bit import results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset
 from vae_bit.sweep import Block, Group
+from vae_bit.training import Objective
 
 FLAGS = flags.FLAGS
 WIDTH = 150  # of the table where there is no terminal
@@ -50,6 +51,8 @@ define(Number(*NATURAL), "steps", None, "Training steps; the preset's (5,000) un
 define(Number(*NATURAL), "samples", None, "Noise nodes per data point and step; the preset's unless given.")
 define(Number(*NATURAL), "chunk", None, "Most runs to advance together; chosen from cache or memory unless given.")
 define(Choice(get_args(Kind)), "noise", None, "How noise is drawn; the preset's way unless given.")
+define(Choice(get_args(Objective)), "objective", None, "What training raises; the ELBO unless given.")
+define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi; 1 unless given.")
 define(Choice(PRESETS), "preset", "default", "The recipe: ours, or the post's.")
 define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
 
@@ -72,10 +75,13 @@ def main() -> None:
 
 
 def chosen_preset() -> Preset:
-    """The preset with the flags that override it."""
-    preset = PRESETS[FLAGS.preset]
-    given = {name: FLAGS[name].value for name in ("steps", "samples", "noise") if FLAGS[name].value is not None}
-    return preset._replace(recipe=dataclasses.replace(preset.recipe, **given))
+    """The preset with the flags that override it; BadInput where they do not go together."""
+    preset, names = PRESETS[FLAGS.preset], ("steps", "samples", "noise", "objective", "k")
+    given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    try:
+        return preset._replace(recipe=dataclasses.replace(preset.recipe, **given))
+    except ValueError as error:
+        raise BadInput(f"--{error}") from error
 
 
 def consecutive_seeds(first: int, count: int) -> range:

@@ -1,7 +1,7 @@
 """Exact evaluation against nested float64 quadrature in numpy, closed forms, and itself on finer grids.
 
-The chains are functions with a known scale: logit_i = slope * z_1, q(z_1 | x) = N(-+m, s^2), p(z_1 | z_2) a tanh step, and
-q(z_2 | z_1) another. The oracle knows where their features are and puts geometric panels around them.
+The chains are functions with a known scale: logit_i = slope * z_1, q(z_1 | x) = N(-+m, s^2), p(z_1 | z_2) a tanh step
+and q(z_2 | z_1) another. The oracle knows where their features are and puts geometric panels around them.
 """
 
 from functools import partial
@@ -102,10 +102,10 @@ def energy(case, z):
 
 
 def oracle_one(case):
-    """recon, kl_1, ln p(x_k), I(x; z_1), KL(q(z_1) || p(z_1)), and E KL(q(z_1 | x) || p(z_1 | x)) by its own integral."""
+    """recon, kl_1, ln p(x_k), I(x; z_1), KL(q(z_1) || p(z_1)), E KL(q(z_1 | x) || p(z_1 | x)), each by its own integral."""
     _, _, shift, m, s = case
     recon, kl, information, marginal, posterior = [], [], [], [], []
-    z, w = panels(-20.0, 20.0, [shift])
+    z, w = panels(-40.0, 40.0, [shift])
     log_p = logsumexp(norm.logpdf(z) - energy(case, z), axis=-1, b=w)
     for k, mean in enumerate([-m, m]):
         z, w = panels(mean - 12.0 * s, mean + 12.0 * s, [shift])
@@ -124,9 +124,9 @@ def oracle_evidence(case):
     """ln p(x_k) = ln int p(z_2) int p(z_1 | z_2) p(x_k | z_1) of two layers."""
     c, k, noise = case[5:8]
     crossing = np.arctanh(np.clip(case[2] / c, -1.0, 1.0)) / k
-    z_2, w_2 = panels(-12.0, 12.0, [0.0, crossing])
+    z_2, w_2 = panels(-40.0, 40.0, [0.0, crossing])
     mean = c * np.tanh(k * z_2)
-    t, w_1 = panels(np.full_like(mean, -12.0), np.full_like(mean, 12.0), (case[2] - mean[:, None]) / noise)
+    t, w_1 = panels(np.full_like(mean, -40.0), np.full_like(mean, 40.0), (case[2] - mean[:, None]) / noise)
     inner = logsumexp(norm.logpdf(t) - energy(case, mean[:, None] + noise * t), axis=-1, b=w_1)
     return logsumexp(norm.logpdf(z_2) + inner, axis=-1, b=w_2)
 
@@ -228,10 +228,8 @@ def linear(slopes, stds):
 def test_linear_gaussian_chains(layers):
     """Linear kernels keep every marginal Gaussian, so that all but a few one-dimensional integrals are closed forms."""
     n, slope, m, s = 5, 3.0, 0.8, 0.5
-    a, noise, b, tau = ((0.9, -0.7, 1.2)[: layers - 1], (0.6, 0.8, 0.4)[: layers - 1]) + (
-        (-0.8, 1.1, 0.5)[: layers - 1],
-        (0.5, 0.3, 0.7)[: layers - 1],
-    )
+    steps = np.array([[0.9, 0.6, -0.8, 0.5], [-0.7, 0.8, 1.1, 0.3], [1.2, 0.4, 0.5, 0.7]])
+    a, noise, b, tau = steps[: layers - 1].T
     with jax.enable_x64(True):
         base = chain(n, slope, 0.0, m, s, width=n)
         model = base._replace(q=linear(b, tau), p=linear(a, noise))

@@ -18,7 +18,7 @@ from vae_bit.quadrature import Table, adapt, lookup, nodes, peaks, resample, sha
 Kernel = Callable[[Array], Normal]
 
 PANELS = 48  # of a grid on which functions of one latent are integrated or tabulated
-PASSES = 4  # evaluations on such a grid, the last of which counts
+PASSES = 5  # evaluations on such a grid, the last of which counts
 INNER_PANELS = 16  # of the grids of an inner integral, one for each node of the outer one
 INNER_PASSES = 6
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations

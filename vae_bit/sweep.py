@@ -5,6 +5,7 @@ devices by `shard_map`, and driven by one host loop over blocks of steps.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -111,7 +112,7 @@ def train_all(
     groups: Sequence[Group], chunk: int | None = None, reports: Sequence[Callable[[Block], None]] = ()
 ) -> list[Trained]:
     """Trains the groups in turn, while the programs of those to come are compiled; reports[i] hears of group i."""
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         programs = [pool.submit(compile_programs, group, chunk) for group in groups]
         calls = zip(groups, programs, reports or [_ignore] * len(groups), strict=True)
         return [train(group, program.result(), chunk, report) for group, program, report in calls]
