@@ -14,10 +14,11 @@ from scipy.integrate import quad
 from scipy.special import expit, logsumexp
 from scipy.stats import norm
 
-from vae_bit import exact, marginals
+from vae_bit import marginals
 from vae_bit.distributions import Normal
 from vae_bit.exact import Chain, densities, evaluate, log_evidence
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 WIDTH = 1000
 
 # n, slope, shift, m, s
@@ -64,16 +65,22 @@ def chain(n, slope, shift, m, s, *kernels, width=WIDTH):
     )
 
 
+def compute(f, *args):
+    """f(*args) in float64, compiled, as numpy arrays."""
+    with jax.enable_x64(True):
+        args = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), args)
+        return jax.tree.map(np.asarray, jax.jit(f)(*args))
+
+
 def evaluate_all(cases):
     """Every case in one program: name -> fields."""
-    with jax.enable_x64(True):
-        batch = tuple(jnp.array(column, jnp.float64) for column in zip(*cases.values(), strict=True))
-        result = jax.jit(partial(jax.lax.map, lambda args: evaluate(chain(*args))))(batch)
-    return {name: jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], result) for i, name in enumerate(cases)}
+    batch = tuple(np.array(column) for column in zip(*cases.values(), strict=True))
+    result = compute(partial(jax.lax.map, lambda args: evaluate(chain(*args))), batch)
+    return {name: jax.tree.map(lambda leaf, i=i: leaf[i], result) for i, name in enumerate(cases)}
 
 
 @pytest.fixture(scope="module")
-def evaluated(quick_compile):
+def evaluated():
     return {1: evaluate_all(ONE), 2: evaluate_all(TWO)}
 
 
@@ -82,7 +89,7 @@ def panels(low, high, centres, order=12):
 
     `low` and `high` have the shape [...], centres [..., C]; the result is [..., K] each.
     """
-    away = np.geomspace(1e-9, 60.0, 26)
+    away = np.geomspace(1e-9, 60.0, 40)
     away = np.concatenate([-away[::-1], [0.0], away])
     spread = np.asarray(centres)[..., None] + away
     even = np.linspace(low, high, 25, axis=-1)
@@ -224,16 +231,15 @@ def linear(slopes, stds):
     return tuple(lambda z, a=a, s=s: Normal(a * z, jnp.full_like(z, s)) for a, s in zip(slopes, stds, strict=True))
 
 
-@pytest.mark.parametrize("layers", [2, 3, 4])
+@pytest.mark.parametrize("layers", [2, 3])
 def test_linear_gaussian_chains(layers):
     """Linear kernels keep every marginal Gaussian, so that all but a few one-dimensional integrals are closed forms."""
     n, slope, m, s = 5, 3.0, 0.8, 0.5
-    steps = np.array([[0.9, 0.6, -0.8, 0.5], [-0.7, 0.8, 1.1, 0.3], [1.2, 0.4, 0.5, 0.7]])
+    steps = np.array([[0.9, 0.6, -0.8, 0.5], [-0.7, 0.8, 1.1, 0.3]])
     a, noise, b, tau = steps[: layers - 1].T
-    with jax.enable_x64(True):
-        base = chain(n, slope, 0.0, m, s, width=n)
-        model = base._replace(q=linear(b, tau), p=linear(a, noise))
-        value = jax.jit(lambda: evaluate(model, 0.5))()
+    value = compute(
+        lambda: evaluate(chain(n, slope, 0.0, m, s, width=n)._replace(q=linear(b, tau), p=linear(a, noise)), beta=0.5)
+    )
     mean, var, kl = m, s**2, [-norm.entropy(m, s)]
     for a_l, noise_l, b_l, tau_l in zip(a, noise, b, tau, strict=True):
         residual = mean * (1.0 - a_l * b_l), var * (1.0 - a_l * b_l) ** 2 + (a_l * tau_l) ** 2
@@ -264,11 +270,13 @@ def test_points_that_are_not_mirror_images():
     x = np.array([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     weights, bias = np.array([2.0, -1.0, 0.5, np.pi]), np.array([0.1, 0.2, -0.3, 1e3])
     mean, std = np.array([-1.0, 0.3, 1.5]), np.array([0.4, 1.3, 0.7])
-    with jax.enable_x64(True):
+
+    def model():
         logits = lambda z: jnp.asarray(weights)[:, None] * z[None] + jnp.asarray(bias)[:, None]
         q = Normal(jnp.asarray(mean), jnp.asarray(std))
-        model = Chain(jnp.asarray(x), jnp.array([1.0, 1.0, 1.0, 0.0]), q, (), (), logits)
-        log_p, recon = jax.jit(lambda: (log_evidence(model), evaluate(model).recon))()
+        return Chain(jnp.asarray(x), jnp.array([1.0, 1.0, 1.0, 0.0]), q, (), (), logits)
+
+    log_p, recon = compute(lambda: (log_evidence(model()), evaluate(model()).recon))
 
     def likelihood(k, z):
         return np.sum(-np.logaddexp(0.0, (1.0 - 2.0 * x[:3, k]) * (weights[:3] * z + bias[:3])))
@@ -280,31 +288,30 @@ def test_points_that_are_not_mirror_images():
     close(recon, np.mean(terms), 1e-8)
 
 
-@pytest.mark.parametrize("case", [ONE["n = 1000"], TWO["n = 5"]])
-def test_float32(case):
-    single = jax.jit(lambda: evaluate(chain(*case, width=case[0])))()
-    with jax.enable_x64(True):
-        double = jax.jit(lambda: evaluate(chain(*case, width=case[0])))()
-    assert {leaf.dtype for leaf in single} == {jnp.dtype("float32")}
-    for coarse, fine in zip(single, double, strict=True):
-        np.testing.assert_allclose(coarse, fine, rtol=2e-3, atol=2e-3)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_float32(evaluated, layers):
+    case = (ONE if layers == 1 else TWO)["n = 1000"]
+    single = jax.jit(lambda: evaluate(chain(*case)))()
+    for coarse, fine in zip(single, evaluated[layers]["n = 1000"], strict=True):
+        assert coarse.dtype == jnp.float32
+        np.testing.assert_allclose(coarse, fine, rtol=2e-4, atol=2e-4)
 
 
 def test_beyond_the_range_of_floats():
     """exp(network) overflows far out, where no mass is: every figure stays finite."""
-    blowing = lambda z: Normal(z, jnp.exp(5.0 * jnp.square(z) - 1.0))
-    with jax.enable_x64(True):
+
+    def model():
         base = chain(5, 1.0, 0.0, 0.5, 0.5, width=5)
-        value = jax.jit(lambda: evaluate(base._replace(q=linear((0.3,), (0.2,)), p=(blowing,))))()
-    assert all(np.isfinite(leaf).all() for leaf in value)
+        return base._replace(q=linear([0.3], [0.2]), p=(lambda z: Normal(z, jnp.exp(5.0 * jnp.square(z) - 1.0)),))
+
+    assert all(np.isfinite(leaf).all() for leaf in compute(lambda: evaluate(model())))
 
 
 def test_densities_of_two_layers():
     case = TWO["n = 5"]
     n, slope, shift, m, s, c, k, noise, c_q, k_q, s_q = case
     z_1, z_2 = np.linspace(-3.0, 3.0, 41), np.linspace(-2.5, 2.5, 31)
-    with jax.enable_x64(True):
-        d = jax.jit(lambda: densities(chain(*case, width=n + 1), [jnp.asarray(z_1), jnp.asarray(z_2)]))()
+    d = compute(lambda *grids: densities(chain(*case, width=n + 1), grids), z_1, z_2)
     t, w = panels(-12.0, 12.0, [0.0])
     w = w * norm.pdf(t)
     log_p = oracle_evidence(case)
@@ -331,9 +338,7 @@ def test_densities_of_two_layers():
 @pytest.mark.parametrize("layers", [1, 3])
 def test_densities_integrate_to_one(layers):
     case = (5, 4.0, 0.1, 1.0, 0.4) + (1.0, 0.5, 0.8, 0.8, 0.8, 0.6) * (layers - 1)
-    with jax.enable_x64(True):
-        grid = jnp.linspace(-10.0, 10.0, 2001)
-        d = jax.jit(lambda: densities(chain(*case, width=5), [grid] * layers))()
+    d = compute(lambda grid: densities(chain(*case, width=5), [grid] * layers), np.linspace(-10.0, 10.0, 2001))
     for field in (d.q, d.aggregate, d.p, d.posterior):
         for density in field:
             np.testing.assert_allclose(np.sum(density, axis=-1) * 0.01, 1.0, atol=1e-6)
@@ -346,10 +351,11 @@ def test_densities_integrate_to_one(layers):
 
 def test_runs_can_be_batched():
     """vmap and lax.map give what one run gives."""
-    one = lambda slope: exact.evaluate(chain(5, slope, 0.0, 0.9, 0.4, width=5)).loss
-    with jax.enable_x64(True):
-        slopes = jnp.array([1.0, 4.0, 20.0])
-        together, mapped = jax.jit(jax.vmap(one))(slopes), jax.jit(partial(jax.lax.map, one))(slopes)
+
+    def loss(slope):
+        return evaluate(chain(5, slope, 0.0, 0.9, 0.4, width=5)).loss
+
+    together, mapped = compute(lambda s: (jax.vmap(loss)(s), jax.lax.map(loss, s)), np.array([1.0, 4.0, 20.0]))
     np.testing.assert_allclose(together, mapped, rtol=1e-9)
     expected = [sum(oracle_one((5, slope, 0.0, 0.9, 0.4))[:2]) for slope in (1.0, 4.0, 20.0)]
     np.testing.assert_allclose(mapped, expected, rtol=1e-7)

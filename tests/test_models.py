@@ -25,8 +25,8 @@ def started(arch, seed, n):
 
 @pytest.fixture(scope="module")
 def original(quick_compile):
-    """Parameters of the post's two-layer model for n = 7, padded to 9."""
-    arch = replace(ORIGINAL.architecture, layers=2, width=9)
+    """Parameters of the post's two-layer model for n = 7, padded to 40."""
+    arch = replace(ORIGINAL.architecture, layers=2, width=40)
     return started(arch, 4, 7)
 
 
@@ -39,8 +39,8 @@ def test_the_post_s_shapes(original):
         hidden = [params["mlp"][f"hidden_{depth}"]["kernel"].shape for depth in range(len(params["mlp"]))]
         return [*hidden, params["head"]["kernel"].shape]
 
-    assert [own(net) for net in original["q"]] == [shapes(9, 10, 2), shapes(1, 100, 2)]
-    assert [own(net) for net in original["p"]] == [shapes(1, 10, 9), shapes(1, 100, 2)]
+    assert [own(net) for net in original["q"]] == [shapes(40, 10, 2), shapes(1, 100, 2)]
+    assert [own(net) for net in original["p"]] == [shapes(1, 10, 40), shapes(1, 100, 2)]
 
 
 def test_initial_kernels_are_glorot_uniform_for_the_true_n(original):

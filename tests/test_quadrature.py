@@ -112,7 +112,7 @@ def test_resample_keeps_the_density_of_its_points():
 def test_tables_are_exact_for_polynomials_and_held_beyond_the_ends():
     edges = jnp.array([-2.0, -0.5, 0.1, 3.0])
     powers = np.arange(ORDER)
-    table = tabulate(edges, np.asarray(nodes(edges)[0])[None] ** powers[:, None])
+    table = tabulate(edges, jnp.asarray(np.asarray(nodes(edges)[0])[None] ** powers[:, None]))
     read = jax.jit(lookup)
     z = np.array([[-2.0, -0.5, 0.0], [0.1, 2.99, 3.0]])
     np.testing.assert_allclose(read(table, z), z[None] ** powers[:, None, None], rtol=1e-12, atol=1e-14)

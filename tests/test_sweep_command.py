@@ -33,7 +33,7 @@ def command(folder, *args):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    return folder, command(folder, "--n=1,3,3", "--layers=1,2", "--seeds=2", "--steps=3", "--first_seed=4294967294")
+    return folder, command(folder, "--n=1,3,3", "--layers=1,2", "--seeds=3", "--steps=3", "--first_seed=4294967293")
 
 
 def test_a_sweep_writes_its_files_into_a_new_folder(finished):
@@ -43,19 +43,19 @@ def test_a_sweep_writes_its_files_into_a_new_folder(finished):
     assert {path.name for path in out.iterdir()} == FILES
     assert all(path.stat().st_size for path in out.iterdir())
     rows = results.load_table(out)
-    np.testing.assert_array_equal(rows["layers"], np.repeat([1, 2], 4))
-    np.testing.assert_array_equal(rows["n"], [1, 1, 3, 3] * 2)
-    np.testing.assert_array_equal(rows["seed"], [2**32 - 2, 2**32 - 1] * 4)
+    np.testing.assert_array_equal(rows["layers"], np.repeat([1, 2], 6))
+    np.testing.assert_array_equal(rows["n"], [1, 1, 1, 3, 3, 3] * 2)
+    np.testing.assert_array_equal(rows["seed"], [2**32 - 3, 2**32 - 2, 2**32 - 1] * 4)
     assert set(rows["steps"]) == {3}
     assert np.all(rows["gap"] > 0.0)
     curves = results.load_curves(out)
     assert curves["step"].tolist() == [0, 1, 2, 3]
-    assert curves["loss"].shape == (8, 4)
+    assert curves["loss"].shape == (12, 4)
     with np.load(out / "params.npz", allow_pickle=False) as file:
         assert all(np.all(np.isfinite(file[name])) for name in file)
     assert (out / "summary.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((out / "config.json").read_text())
-    assert config["settings"]["first_seed"] == 2**32 - 2
+    assert config["settings"]["first_seed"] == 2**32 - 3
     assert config["versions"]["jax"]
     assert config["devices"]
 
@@ -69,7 +69,7 @@ def test_the_printed_table_is_the_saved_one(finished):
             own = (rows["layers"] == layers) & (rows["n"] == n)
             figures = [np.median(rows["loss"][own]), rows["loss"][own].min(), rows["loss"][own].max()]
             figures += [np.median(rows["recon"][own])]
-            wanted = [str(layers), str(n), "2", *(f"{figure:.5f}" for figure in figures)]
+            wanted = [str(layers), str(n), "3", *(f"{figure:.5f}" for figure in figures)]
             lines = [line.replace("│", " ").split() for line in process.stdout.splitlines()]
             assert any(line[:7] == wanted for line in lines), wanted
     assert str(out.relative_to(folder)) in process.stdout.splitlines()[-1]
@@ -82,7 +82,7 @@ def test_standard_error_holds_the_notice_and_warnings_alone(finished):
     notice, *warnings = process.stderr.splitlines()
     assert notice.startswith("notice: ")
     assert "1,3,3" in notice
-    assert warnings == [f"warning: {collapsed} of 8 runs collapsed; see results.csv"] * bool(collapsed)
+    assert warnings == [f"warning: {collapsed} of 12 runs collapsed; see results.csv"] * bool(collapsed)
 
 
 WRONG = {  # arguments -> what the one line must name: flag, value, what is allowed
