@@ -1,6 +1,6 @@
 """Writes `report.html` into a sweep's folder: the post's story told with this run's numbers and pictures, in one file.
 
-    python -m experiments.report --run=runs/DIR
+python -m experiments.report --run=runs/DIR
 """
 
 import base64

@@ -96,9 +96,7 @@ def _cost_of_top_layer(z_1, a):
         squares = (1.0 - left) * (z_1 - a) ** 2 + left * (z_1 + a) ** 2
         return (mu * mu + tau * tau - 1.0 + squares + math.log(2.0 * math.pi)) / 2.0 - q[1]
 
-    return minimize(
-        cost, (np.sign(z_1), -0.5), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-10}
-    ).fun
+    return minimize(cost, (np.sign(z_1), -0.5), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-10}).fun
 
 
 @pytest.mark.parametrize("b", [-2.0, 0.0, 0.3, 2.0, 36.0, 400.0])

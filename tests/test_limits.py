@@ -95,9 +95,7 @@ def test_the_code_opens_as_a_sixth_root():
     assert np.all(np.abs(best.mean / np.sqrt(t) - 1.0) < 0.2 * t)
     assert np.all(np.abs((best.std - 1.0) / t + 0.5) < 0.5 * t + 1e-10)
     saved = n[-8:] * LN2 - best.loss[-8:]
-    np.testing.assert_allclose(
-        saved, 0.375 * np.cbrt(1.5) * (n[-8:] - 1.0) ** (4.0 / 3.0), rtol=0.1, atol=1e-15
-    )
+    np.testing.assert_allclose(saved, 0.375 * np.cbrt(1.5) * (n[-8:] - 1.0) ** (4.0 / 3.0), rtol=0.1, atol=1e-15)
 
 
 def test_slope_of_the_loss_in_n_and_beta():

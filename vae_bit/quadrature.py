@@ -81,7 +81,7 @@ def peaks(log_density: Array) -> Array:
 
 
 class Table(NamedTuple):
-    """Functions of one scalar, sum_k c_k u^k with |u| <= 1 on each panel: edges [P + 1], coefficients c [m, ORDER, P]."""
+    """Functions of one scalar, sum_k c_k u^k with |u| <= 1 on each panel: edges [P + 1], coefficients [m, ORDER, P]."""
 
     edges: Array
     coefficients: Array
