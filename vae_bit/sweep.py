@@ -24,6 +24,7 @@ from vae_bit.presets import Preset
 from vae_bit.training import Metrics, Recipe, Run, State
 
 CURVE_POINTS = 200
+KINDS = (np.int32, np.uint32, np.float32, np.float32)  # of a Run's fields on the devices
 CPU_CHUNK_BYTES = 4 << 20  # one device's share of a chunk: about what stays in a core's cache between steps
 ACCELERATOR_CHUNK_BYTES = 8 << 30
 RUN_ONCE = {"xla_backend_optimization_level": 0}  # what runs for milliseconds should not take seconds to compile
@@ -165,8 +166,8 @@ def compile_programs(group: Group, chunk: int | None = None) -> Programs:
 
 
 def _evaluate(arch: Architecture, params: Params, run: Run) -> Evaluation:
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    return exact.evaluate(models.chain(arch, params, run.n), run.beta)
+    params, beta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, run.beta))
+    return exact.evaluate(models.chain(arch, params, run.n), beta)
 
 
 def _train_chunk(
@@ -193,7 +194,10 @@ def block_ends(steps: int) -> np.ndarray:
 
 
 def _padded(runs: Run, where: slice, length: int) -> Run:
-    """The chunk's runs, the last repeated until it has `length` of them and the devices share them evenly."""
+    """The chunk's runs, the last repeated until it has `length` of them and the devices share them evenly.
+
+    In 32 bits, which every program takes, whether it was compiled for float64 or not.
+    """
     devices = jax.local_device_count()
     index = np.minimum(where.start + np.arange(math.ceil(length / devices) * devices), where.stop - 1)
-    return jax.tree.map(lambda field: field[index], runs)
+    return Run(*(field[index].astype(kind) for field, kind in zip(runs, KINDS, strict=True)))
