@@ -68,9 +68,10 @@ class NonEmpty(flags.ArgumentParser):
 
 
 def define(parser: flags.ArgumentParser, name: str, default: Any, help: str) -> None:
-    """A flag that takes `parser`'s values and may be given once."""
+    """A flag of the command itself, so that --help lists it; it takes `parser`'s values and may be given once."""
     serializer = flags.CsvListSerializer(",") if isinstance(parser, Numbers) else flags.ArgumentSerializer()
-    flags.DEFINE_flag(flags.Flag(parser, serializer, name, default, help, allow_overwrite=False))
+    flag = flags.Flag(parser, serializer, name, default, help, allow_overwrite=False)
+    flags.DEFINE_flag(flag, module_name=sys.argv[0])
 
 
 def use_all_cores() -> None:
