@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +28,7 @@ from experiments.options import BadInput, Choice, NonEmpty, Number, Numbers, def
 from vae_bit import results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset
-from vae_bit.sweep import Block, Group
+from vae_bit.sweep import Group, Progress, Watch
 from vae_bit.training import Objective
 
 FLAGS = flags.FLAGS
@@ -65,8 +66,9 @@ def main() -> None:
     rates = FLAGS.learning_rate or [preset.learning_rate]
     groups = sweep.plan(preset, sorted(FLAGS.layers), FLAGS.n, sorted(FLAGS.beta), sorted(rates), seeds)
     out = results_folder(FLAGS.out)
-    with progress(groups) as reports:
-        trained = sweep.train_all(groups, FLAGS.chunk, reports)
+    with progress_bars(groups) as reports:
+        watches = [Watch(lambda runs: None, report) for report in reports]
+        trained = sweep.train_all(groups, FLAGS.chunk, watches)
     rows = results.write(out, preset, trained, about())
     figures.save(figures.summary(rows, results.load_curves(out)), out / "summary.png")
     Console(width=None if sys.stdout.isatty() else WIDTH).print(summary(rows))
@@ -117,11 +119,11 @@ def about() -> dict[str, Any]:
 
 
 @contextmanager
-def progress(groups: list[Group]) -> Iterator[list[Callable[[Block], None]]]:
+def progress_bars(groups: list[Group]) -> Iterator[list[Callable[[slice, Progress], None]]]:
     """Bars, one a group, and the function that moves each; silent where standard error is no terminal."""
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), SpeedColumn(), TimeRemainingColumn(), "{task.fields[loss]}")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
         yield [_report(bars, group) for group in groups]
 
 
@@ -132,14 +134,16 @@ class SpeedColumn(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:,.0f} steps/s")
 
 
-def _report(bars: Progress, group: Group) -> Callable[[Block], None]:
+def _report(bars: Bars, group: Group) -> Callable[[slice, Progress], None]:
     n = f"{group.runs.n.min()}..{group.arch.width}" if group.runs.n.min() < group.arch.width else group.arch.width
     name = f"layers {group.arch.layers}, n {n}, {group.runs.n.size} runs"
     task = bars.add_task(name, total=group.runs.n.size * group.recipe.steps, loss="")
 
-    def report(block: Block) -> None:
-        done = block.runs.start * group.recipe.steps + (block.runs.stop - block.runs.start) * block.step
-        bars.update(task, completed=done, loss=f"median loss {np.median(block.metrics.loss):.4f}")
+    ends = sweep.block_ends(group.recipe.steps)
+
+    def report(runs: slice, progress: Progress) -> None:
+        done = runs.start * group.recipe.steps + (runs.stop - runs.start) * ends[len(progress.curves) - 1]
+        bars.update(task, completed=done, loss=f"median loss {np.median(progress.curves[-1].loss):.4f}")
 
     return report
 

@@ -134,3 +134,15 @@ def test_layers_are_sampled_from_the_top_down(tiny):
     eps, weight = oracle.trapezoid(401)
     share = 1.0 / (1.0 + np.exp(-oracle.network(arch, params["p"][0], (2.0 + eps)[None])[0])) @ weight
     assert abs(float(x.mean()) - share) < 4.0 * np.sqrt(share * (1.0 - share) / count)
+
+
+def test_pad_undoes_unpad():
+    arch = replace(ORIGINAL.architecture, layers=2, width=7)
+    params = jax.tree.map(lambda leaf: np.stack([leaf, leaf + 1.0]), started(arch, 4, 7))
+    narrow = models.unpad(params, 3)
+    wide = models.pad(narrow, 7)
+    assert jax.tree.map(np.shape, wide) == jax.tree.map(np.shape, params)
+    jax.tree.map(np.testing.assert_array_equal, models.unpad(wide, 3), narrow)
+    first, last = models._data_layers(wide)
+    assert not first["kernel"][..., 3:7].any()
+    assert not last["kernel"][..., 3:7, :].any()

@@ -107,22 +107,31 @@ def test_devices_and_chunks_change_nothing(tiny, alone, quick_evaluation, monkey
     """Seven runs, which two or three devices cannot share evenly, against each run by itself."""
     monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     group, blocks = small_group(tiny), []
-    (trained,) = sweep.train_all([group], chunk, [blocks.append])
+    watch = sweep.UNWATCHED._replace(report=lambda runs, progress: blocks.append((runs, progress.curves)))
+    (trained,) = sweep.train_all([group], chunk, [watch])
     # float32 sums in another order, after 20 steps of Adam
     assert_close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-5)
     jax.tree.map(assert_close, (trained.curves, trained.params), alone)
     assert trained.curves.loss.shape == (7, 21)
     np.testing.assert_array_equal(trained.evaluation.valid_mass, group.runs.n)
-    expected = [(where, step) for where in sweep.chunks(group, chunk) for step in range(21)]
-    assert [(block.runs, block.step) for block in blocks] == expected
-    for block in blocks:
-        np.testing.assert_array_equal(block.metrics.loss, trained.curves.loss[block.runs, block.step])
+    expected = [(where, points) for where in sweep.chunks(group, chunk) for points in range(1, 22)]
+    assert [(runs, len(curves)) for runs, curves in blocks] == expected
+    for runs, curves in blocks:
+        np.testing.assert_array_equal(np.stack([m.loss for m in curves], 1), trained.curves.loss[runs, : len(curves)])
 
 
-def test_training_again_gives_the_same_bits(tiny, quick_evaluation):
-    group = small_group(tiny)
-    programs = sweep.compile_programs(group)
-    first, again = (sweep.train(group, programs) for _ in range(2))
+@pytest.mark.parametrize("point", [1, 7, 21])
+def test_training_again_from_any_block_gives_the_same_bits(tiny, quick_evaluation, point):
+    group, kept = small_group(tiny), {}
+
+    def keep(runs, progress):
+        if len(progress.curves) == point:
+            kept[runs.start] = progress._replace(state=jax.tree.map(np.asarray, progress.state))
+
+    programs, evaluate = sweep.compile_programs(group, 4), sweep.compile_evaluate(group.arch, 7)
+    first = sweep.train(group, programs, evaluate, 4, sweep.UNWATCHED._replace(report=keep))
+    again = sweep.train(group, programs, evaluate, 4, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs.start]))
+    assert sorted(kept) == [0, 4]
     jax.tree.map(np.testing.assert_array_equal, first[1:], again[1:])
 
 
@@ -134,10 +143,12 @@ def test_what_comes_back_is_numpy_in_double_precision(trained):
         assert {leaf.dtype for leaf in jax.tree.leaves(group.params)} == {np.dtype(np.float32)}
 
 
-def test_a_diverged_run_leaves_the_others_alone(trained):
+def test_a_diverged_run_stops_and_leaves_the_others_alone(trained):
     for group in trained:
         sane = group.group.runs.learning_rate < 1.0
         np.testing.assert_array_equal(np.isfinite(group.evaluation.loss), sane)
-        assert np.all(np.isfinite(group.curves.loss[sane]))
+        np.testing.assert_array_equal(group.steps == group.group.recipe.steps, sane)
+        assert np.all(np.isfinite(jax.tree.leaves(group.curves)))
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(group.params))
         start, end = group.curves.loss[sane, 0], group.curves.loss[sane, -10:].mean(1)
         assert np.all(end < start)

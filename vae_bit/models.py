@@ -123,6 +123,16 @@ def unpad(params: Params, n: int) -> Params:
     return params
 
 
+def pad(params: Params, width: int) -> Params:
+    """Parameters of runs with zeros for the dimensions added up to `width`; the inverse of `unpad`."""
+    params = jax.tree.map(lambda leaf: leaf, params)
+    first, last = _data_layers(params)
+    n = last["kernel"].shape[-2]
+    first["kernel"] = np.insert(first["kernel"], [n] * (width - n), 0.0, axis=-1)
+    last["kernel"] = np.insert(last["kernel"], [n] * (width - n), 0.0, axis=-2)
+    return params
+
+
 def _apply(net: nn.Module, params: Any, h: Array) -> Any:
     return net.apply(params, h)
 

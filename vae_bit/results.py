@@ -45,7 +45,7 @@ def table(trained: list[Trained]) -> Table:
 
 
 def _columns(trained: Trained) -> Table:
-    arch, recipe, _ = trained.group
+    arch, _, _ = trained.group
     runs, figures = jax.tree.map(np.asarray, (trained.group.runs, trained.evaluation))
     limit = limits.limit(arch.layers, runs.n, runs.beta)
     return {
@@ -55,7 +55,7 @@ def _columns(trained: Trained) -> Table:
         "learning_rate": runs.learning_rate,
         "seed": runs.seed,
         "status": status(runs.n, runs.beta, figures.loss, figures.mutual_information),
-        "steps": np.full(runs.n.shape, recipe.steps),
+        "steps": trained.steps,
         "loss": figures.loss,
         "recon": figures.recon,
         "recon_per_dim": figures.recon / runs.n,
@@ -101,7 +101,7 @@ def _csv(rows: Table) -> str:
 
 def _named_params(trained: list[Trained]) -> dict[str, np.ndarray]:
     named = {}
-    for (arch, _, runs), _, params, _ in trained:
+    for (arch, _, runs), _, _, params, _ in trained:
         for n in np.unique(runs.n).tolist():
             own = models.unpad(jax.tree.map(lambda leaf, own=runs.n == n: leaf[own], params), n)
             named |= {_prefix(arch.layers, n) + name: leaf for name, leaf in _leaves(own).items()}

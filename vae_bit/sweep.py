@@ -1,15 +1,18 @@
 """Many runs: a grid is planned into groups that share one program, each group trains in chunks over all local devices.
 
 A group's runs differ in n, seed, beta and learning rate alone. They are advanced together by `vmap`, split over the
-devices by `shard_map`, and driven by one host loop over blocks of steps.
+devices by `shard_map`, and driven by one host loop over blocks of steps. All groups of one depth share the program of
+the exact evaluation, padded to the largest n.
 """
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +31,8 @@ KINDS = (np.int32, np.uint32, np.float32, np.float32)  # of a Run's fields on th
 CPU_CHUNK_BYTES = 4 << 20  # one device's share of a chunk: about what stays in a core's cache between steps
 ACCELERATOR_CHUNK_BYTES = 8 << 30
 RUN_ONCE = {"xla_backend_optimization_level": 0}  # what runs for milliseconds should not take seconds to compile
-
-
-def _ignore(news: object) -> None:
-    """The report of whoever wants none."""
+EVALUATED = 4  # runs a device in one call of the exact evaluation
+AHEAD = 4  # groups whose programs are compiled before their turn
 
 
 class Group(NamedTuple):
@@ -42,29 +43,44 @@ class Group(NamedTuple):
     runs: Run
 
 
-class Block(NamedTuple):
-    """News from the host loop: `runs` of a group have reached `step`."""
+class Progress(NamedTuple):
+    """How far a chunk of runs has come: its state, padded with runs that the devices share evenly, and its curves.
 
-    runs: slice
-    step: int
-    metrics: Metrics
+    Curves hold a Metrics [R] for every block so far. The state's arrays are given away to the next block.
+    """
+
+    state: State
+    curves: list[Metrics]
+
+
+class Watch(NamedTuple):
+    """Who follows a group's training: `resume` may know how far a chunk came, `report` hears of every block."""
+
+    resume: Callable[[slice], Progress | None]
+    report: Callable[[slice, Progress], None]
+
+
+UNWATCHED = Watch(lambda runs: None, lambda runs, progress: None)
 
 
 class Trained(NamedTuple):
     """A group's outcome as numpy arrays in the order of its runs: curves [R, T], parameters (padded), exact figures."""
 
     group: Group
+    steps: np.ndarray  # taken: a run stops before the first step whose gradient is not finite
     curves: Metrics
     params: Params
     evaluation: Evaluation
 
 
 class Programs(NamedTuple):
-    """A group's three functions of one chunk of runs, compiled, each split over the devices."""
+    """A group's two functions of one chunk of runs, compiled, each split over the devices."""
 
     init: Callable[[Run], State]
     advance: Callable[[State, Run, np.int32], tuple[State, Metrics]]
-    evaluate: Callable[[Params, Run], Evaluation]
+
+
+Evaluate = Callable[[Params, Run], Evaluation]
 
 
 def plan(
@@ -109,30 +125,68 @@ def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds:
     return Run(*(axis.transpose(0, 2, 3, 1).ravel() for axis in axes))
 
 
-def train_all(
-    groups: Sequence[Group], chunk: int | None = None, reports: Sequence[Callable[[Block], None]] = ()
-) -> list[Trained]:
-    """Trains the groups in turn, while the programs of those to come are compiled; reports[i] hears of group i."""
+def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequence[Watch] = ()) -> list[Trained]:
+    """Trains and evaluates the groups in turn, while programs of others are compiled; watches[i] follows group i."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        programs = [pool.submit(compile_programs, group, chunk) for group in groups]
-        calls = zip(groups, programs, reports or [_ignore] * len(groups), strict=True)
-        return [train(group, program.result(), chunk, report) for group, program, report in calls]
+        evaluate = {arch.layers: pool.submit(compile_evaluate, arch, total) for arch, total in _depths(groups)}
+        programs = _ahead(pool, [partial(compile_programs, group, chunk) for group in groups])
+        calls = zip(groups, programs, watches or [UNWATCHED] * len(groups), strict=True)
+        return [train(g, program, evaluate[g.arch.layers].result(), chunk, watch) for g, program, watch in calls]
+
+
+def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    """The tasks' results in order, while the next few are worked on."""
+    rest = iter(tasks)
+    waiting = deque(map(pool.submit, islice(rest, AHEAD)))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(map(pool.submit, islice(rest, 1)))
+
+
+def _depths(groups: Sequence[Group]) -> Iterator[tuple[Architecture, int]]:
+    """The widest architecture of each depth, and how many runs have that depth."""
+    for _, alike in groupby(groups, lambda group: group.arch.layers):
+        archs, runs = zip(*((group.arch, group.runs.n.size) for group in alike), strict=True)
+        yield max(archs, key=lambda arch: arch.width), sum(runs)
 
 
 def train(
-    group: Group, programs: Programs, chunk: int | None = None, report: Callable[[Block], None] = _ignore
+    group: Group, programs: Programs, evaluate: Evaluate, chunk: int | None = None, watch: Watch = UNWATCHED
 ) -> Trained:
-    """Trains and evaluates a group, `chunk` runs at a time (by default as many as suit the cache or memory)."""
+    """Trains a group, `chunk` runs at a time (by default as many as suit the cache or memory), and evaluates it."""
     slices = chunks(group, chunk)
-    pieces = [_train_chunk(programs, group, where, slices[0].stop, report) for where in slices]
-    return Trained(group, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces))
+    pieces = [_train_chunk(programs, group, where, slices[0].stop, watch) for where in slices]
+    state, curves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    return Trained(group, state.step, curves, state.params, evaluate(state.params, group.runs))
+
+
+def _train_chunk(programs: Programs, group: Group, where: slice, length: int, watch: Watch) -> tuple[State, Metrics]:
+    count = where.stop - where.start
+    runs = _padded(group.runs, where, length)
+    state, curves = watch.resume(where) or Progress(programs.init(runs), [])
+    ends = block_ends(group.recipe.steps)
+    for steps in np.diff(ends, prepend=0).astype(np.int32)[len(curves) :]:
+        state, metrics = programs.advance(state, runs, steps)
+        curves = [*curves, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], metrics)]
+        watch.report(where, Progress(state, curves))
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], state)
+    return state, jax.tree.map(lambda *points: _last_finite(np.stack(points, 1)), *curves)
+
+
+def _last_finite(curve: np.ndarray) -> np.ndarray:
+    """[R, T] with what is not finite replaced by the last value that was."""
+    last = np.maximum.accumulate(np.where(np.isfinite(curve), np.arange(curve.shape[1]), 0), axis=1)
+    return np.take_along_axis(curve, last, axis=1)
 
 
 def chunks(group: Group, chunk: int | None = None) -> list[slice]:
     """Slices that cover the group's runs, as few as `chunk` allows, of one length but for the last."""
     total = group.runs.n.size
     size = min(chunk or chunk_size(group.arch, group.recipe), total)
-    size = math.ceil(total / math.ceil(total / size))
+    return _slices(total, math.ceil(total / math.ceil(total / size)))
+
+
+def _slices(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
@@ -147,45 +201,52 @@ def chunk_size(arch: Architecture, recipe: Recipe) -> int:
 def compile_programs(group: Group, chunk: int | None = None) -> Programs:
     """The group's programs for chunks of the shape that `chunks` gives."""
     arch, recipe, _ = group
-    mesh = jax.make_mesh((jax.local_device_count(),), ("runs",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("runs"), PartitionSpec()
-
-    def over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> Any:
-        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False), **options)
-
-    init = over_devices(jax.vmap(partial(training.init, arch, recipe)), split)
+    init = _over_devices(jax.vmap(partial(training.init, arch, recipe)), split)
     advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
-    advance = over_devices(advance, split, split, whole, donate_argnums=0)
-    evaluate = over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, *a), args), split, split)
+    advance = _over_devices(advance, split, split, whole, donate_argnums=0)
     where = chunks(group, chunk)[0]
     runs = _padded(group.runs, where, where.stop)
     state = jax.eval_shape(init, runs)
-    init, advance = init.lower(runs).compile(RUN_ONCE), advance.lower(state, runs, np.int32(0)).compile()
+    return Programs(init.lower(runs).compile(RUN_ONCE), advance.lower(state, runs, np.int32(0)).compile())
+
+
+def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> Any:
+    mesh = jax.make_mesh((jax.local_device_count(),), ("runs",), axis_types=(AxisType.Auto,))
+    split = PartitionSpec("runs")
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False), **options)
+
+
+def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
+    """The exact evaluation in float64 of runs [R] of any n up to arch.width; `total` is how many there are to be.
+
+    A few are evaluated at a time and one after another on each device: that keeps memory small and loses no speed.
+    """
+    split = PartitionSpec("runs")
+    program = _over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, *a), args), split, split)
+    devices = jax.local_device_count()
+    size = devices * min(EVALUATED, math.ceil(total / devices))
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), models.shapes(arch))
+    runs = Run(*(jax.ShapeDtypeStruct((size,), kind) for kind in KINDS))
     with jax.enable_x64(True):
-        return Programs(init, advance, evaluate.lower(state.params, runs).compile())
+        program = program.lower(params, runs).compile()
+
+    def evaluate_few(params: Params, runs: Run, where: slice) -> Evaluation:
+        params = models.pad(jax.tree.map(lambda leaf: leaf[_indices(where, size)], params), arch.width)
+        with jax.enable_x64(True):
+            evaluation = program(params, _padded(runs, where, size))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: where.stop - where.start], evaluation)
+
+    def evaluate(params: Params, runs: Run) -> Evaluation:
+        pieces = [evaluate_few(params, runs, where) for where in _slices(runs.n.size, size)]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+    return evaluate
 
 
 def _evaluate(arch: Architecture, params: Params, run: Run) -> Evaluation:
     params, beta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, run.beta))
     return exact.evaluate(models.chain(arch, params, run.n), beta)
-
-
-def _train_chunk(
-    programs: Programs, group: Group, where: slice, length: int, report: Callable[[Block], None]
-) -> tuple[Metrics, Params, Evaluation]:
-    count = where.stop - where.start
-    runs = _padded(group.runs, where, length)
-    state = programs.init(runs)
-    curves = []
-    ends = block_ends(group.recipe.steps)
-    for end, steps in zip(ends.tolist(), np.diff(ends, prepend=0).astype(np.int32), strict=True):
-        state, metrics = programs.advance(state, runs, steps)
-        curves.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:count], metrics))
-        report(Block(where, end, curves[-1]))
-    with jax.enable_x64(True):
-        evaluation = programs.evaluate(state.params, runs)
-    params, evaluation = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (state.params, evaluation))
-    return jax.tree.map(lambda *points: np.stack(points, 1), *curves), params, evaluation
 
 
 def block_ends(steps: int) -> np.ndarray:
@@ -194,10 +255,12 @@ def block_ends(steps: int) -> np.ndarray:
 
 
 def _padded(runs: Run, where: slice, length: int) -> Run:
-    """The chunk's runs, the last repeated until it has `length` of them and the devices share them evenly.
-
-    In 32 bits, which every program takes, whether it was compiled for float64 or not.
-    """
-    devices = jax.local_device_count()
-    index = np.minimum(where.start + np.arange(math.ceil(length / devices) * devices), where.stop - 1)
+    """The chosen runs as every program takes them, in 32 bits, whether it was compiled for float64 or not."""
+    index = _indices(where, length)
     return Run(*(field[index].astype(kind) for field, kind in zip(runs, KINDS, strict=True)))
+
+
+def _indices(where: slice, length: int) -> np.ndarray:
+    """The slice, its last index repeated until there are `length` and the devices share them evenly."""
+    devices = jax.local_device_count()
+    return np.minimum(where.start + np.arange(math.ceil(length / devices) * devices), where.stop - 1)

@@ -153,13 +153,14 @@ def decay(schedule: str, step: Array, steps: int) -> Array:
 
 
 def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
-    """One Adam step (Kingma and Ba 2015)."""
+    """One Adam step (Kingma and Ba 2015); none, for good, once the gradient is not finite."""
     gradient = jax.grad(sampled_loss, argnums=2, has_aux=True)
     grads, _ = gradient(arch, recipe, state.params, state.step, run)
     direction, adam = _adam(recipe).update(grads, state.adam)
     rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    return State(state.step + 1, params, adam)
+    finite = jnp.isfinite(sum(jnp.sum(g) for g in jax.tree.leaves(grads)))
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), State(state.step + 1, params, adam), state)
 
 
 def advance(arch: Architecture, recipe: Recipe, state: State, run: Run, steps: Array) -> tuple[State, Metrics]:
