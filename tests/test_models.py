@@ -111,7 +111,7 @@ def test_encoder_and_decoder_against_numpy(tiny, name):
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_share_of_ancestral_samples_that_are_data_points(trained, layers):
-    group, _, params, evaluation = trained[layers - 1]
+    group, _, _, params, evaluation = trained[layers - 1]
     count = 200_000
     draw = jax.jit(functools.partial(models.sample, group.arch, count=count))
     for index in np.flatnonzero(np.isfinite(evaluation.loss)):

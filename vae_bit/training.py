@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from vae_bit import data, losses, models, noise
-from vae_bit.distributions import bernoulli_log_prob, standard_normal
+from vae_bit.distributions import softplus, standard_normal
 from vae_bit.models import Architecture, Params, Pass
 
 Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
@@ -83,11 +83,12 @@ def _adam(recipe: Recipe) -> optax.GradientTransformation:
 def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
     """recon and kl_l at the nodes of one pass, each of a shape that broadcasts to [2, *nodes].
 
-    All dimensions of a data point are one bit, which is broadcast here: a full x would be read from memory every step.
+    -ln Bernoulli(x_i; logit_i) = softplus((1 - 2 x_i) logit_i), and all dimensions of a data point are one bit. Written so,
+    no array of the logits' shape stays the same from step to step: it would be read from memory in each.
     """
-    bits = jnp.repeat(jnp.asarray(data.BITS, path.logits.dtype), path.z[0].size // data.POINTS)
-    x, mask = (jnp.broadcast_to(a, path.logits.shape) for a in (bits[None], mask[:, None]))
-    recon = -bernoulli_log_prob(x, path.logits, mask, axis=0).reshape(path.z[0].shape)
+    sign = jnp.repeat(jnp.asarray(1.0 - 2.0 * data.BITS, path.logits.dtype), path.z[0].size // data.POINTS)
+    energy = softplus(jnp.where(mask[:, None] > 0.0, sign[None] * path.logits, -jnp.inf))
+    recon = jnp.sum(energy, axis=0).reshape(path.z[0].shape)
     *lower, top = zip(*jax.tree.map(lambda a: a[..., None], path[:3]), strict=True)
     if kl == "sampled":
         return recon, [losses.sampled_kl(*args) for args in (*lower, top)]
