@@ -92,6 +92,16 @@ def test_shifted_lattice_is_the_lattice_moved_around_the_torus():
     assert (points >= 0.0).all() and (points < 1.0).all()
 
 
+def test_the_trapezoid_s_shifted_nodes_sweep_their_boxes_evenly():
+    draw = jax.vmap(lambda key: noise.draw(key, "trapezoid", 2, 24).eps)
+    lowest, above = (np.float64(eps).reshape(4_000, -1) for eps in draw(jax.random.split(jax.random.key(0), 4_000)))
+    for nodes, half_width in (lowest, 6.0), (above, 5.5):
+        edges = np.linspace(-half_width, half_width, nodes.shape[1] + 1)
+        np.testing.assert_allclose(nodes.min(0), edges[:-1], atol=1e-3)
+        np.testing.assert_allclose(nodes.max(0), edges[1:], atol=1e-3)
+        np.testing.assert_allclose(nodes.mean(0), (edges[:-1] + edges[1:]) / 2.0, atol=0.02)
+
+
 @pytest.mark.parametrize("kind, nodes", [("iid", 20), ("lattice", 20), ("trapezoid", 400)])
 def test_draws_for_one_latent_have_events_last(kind: noise.Kind, nodes: int):
     eps, weight = noise.draw_latent(jax.random.key(0), kind, 2, 20)
