@@ -1,0 +1,289 @@
+"""Measures training: microseconds per seed and step, against peers, against the floor, to the truth, and as it scales.
+
+python -m experiments.benchmark
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import floor, options, plots_benchmark, style, truth, workers
+from experiments.options import BadInput, NonEmpty, define
+from experiments.workers import DEVICES, PEERS, WAYS, Case, Team, Time
+from vae_bit.presets import PRESETS
+
+SCHEMA = 1
+WIDTH = 130  # of the tables where there is no terminal
+OURS = ("ours default", "ours original")
+Row = dict[str, Any]
+
+
+class Size(NamedTuple):
+    """How much is measured; `seconds` is how long each repeat of a measurement takes."""
+
+    settings: Sequence[tuple[int, int]]  # layers, n
+    seeds: Sequence[int]
+    peer_settings: Sequence[tuple[int, int]]
+    peers: Sequence[str]
+    repeats: int
+    seconds: float
+    truth_n: Sequence[int]
+    truth_peers: Sequence[str]
+    truth_seconds: float  # allowed for each peer, and six times that for us, before the rest is extrapolated
+    scale_seeds: Sequence[int]
+    scale_n: Sequence[int]
+
+
+FULL = Size(
+    settings=((1, 5), (1, 1000), (2, 5), (2, 1000)),
+    seeds=(8, 32, 256),
+    peer_settings=((1, 5), (1, 1000), (2, 5), (2, 1000)),
+    peers=tuple(PEERS),
+    repeats=5,
+    seconds=0.3,
+    truth_n=(5, 1000),
+    truth_peers=tuple(name for name in PEERS if not name.startswith("torch_vmap")),
+    truth_seconds=10.0,
+    scale_seeds=(1, 32, 256, 1024, 4096),
+    scale_n=(1, 10, 100, 1000, 10_000),
+)
+QUICK = Size(
+    settings=((1, 5), (1, 1000), (2, 5)),
+    seeds=(32,),
+    peer_settings=((1, 5),),
+    peers=tuple(name for name in PEERS if name != "torch_vmap_compiled"),
+    repeats=3,
+    seconds=0.1,
+    truth_n=(),
+    truth_peers=(),
+    truth_seconds=0.0,
+    scale_seeds=(),
+    scale_n=(),
+)
+MANY_SEEDS = (1, 256, 4096, 16_384, 65_536)  # on an accelerator
+
+
+def main() -> None:
+    """Measures section by section, prints each table when it is done, and writes benchmark.json and benchmark.png."""
+    quick = flags.FLAGS.quick
+    out, console = results_folder(flags.FLAGS.out), Console(width=None if sys.stdout.isatty() else WIDTH)
+    print("Time per seed and training step, wall and processor, in microseconds; medians of interleaved repeats.")
+    start, where = time.perf_counter(), machine()
+    size = fitting(QUICK if quick else FULL, where["backend"])
+    record = {"schema": SCHEMA, "quick": quick, "machine": where} | measure(size, console)
+    if quick:
+        print("--quick leaves out time to truth and scaling, torch.compile, and peers but for one layer and n = 5.")
+    (out / "benchmark.json").write_text(json.dumps(record, indent=2))
+    style.save(plots_benchmark.bars(record), out / "benchmark.png")
+    print(f"{time.perf_counter() - start:.0f} s: {out}")
+
+
+def fitting(size: Size, backend: str) -> Size:
+    """On an accelerator: the peers that use it, and more seeds."""
+    if backend == "cpu":
+        return size
+    peers, truth_peers = (
+        [name for name in names if PEERS[name].accelerates] for names in (size.peers, size.truth_peers)
+    )
+    return size._replace(peers=peers, truth_peers=truth_peers, scale_seeds=size.scale_seeds and MANY_SEEDS)
+
+
+def results_folder(given: str | None) -> Path:
+    """Makes the folder; BadInput where that fails or it holds a benchmark."""
+    out = Path(given or f"runs/benchmark_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}")
+    if (out / "benchmark.json").exists():
+        raise BadInput(f"--out={out}: holds a benchmark already; expected a new or empty folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out={out}: {error.strerror}; expected a folder that can be written") from error
+    return out
+
+
+def machine() -> dict[str, Any]:
+    """Processor, load, devices and versions."""
+    with workers.team(DEVICES) as team:
+        (devices,) = team.call(workers.backend, Case("ours default", 1, 1, 1))
+    versions = {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "numpyro")}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {"processor": _processor(), "cores": workers.CORES, "load": load, **devices, "versions": versions}
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def measure(size: Size, console: Console) -> dict[str, Any]:
+    """Every section's measurements."""
+    rates = measure_floor(size)
+    own = [Case(way, *setting, seeds) for setting in size.settings for way in OURS for seeds in size.seeds]
+    rows = [with_floor(row, rates) for row in measure_cases(own, size)]
+    console.print(table("Our training", rows, OWN_COLUMNS))
+    peers = measure_peers(size)
+    console.print(table("The post's recipe, by others", peers, PEER_COLUMNS))
+    truths = [measure_truth(way, n, size) for n in size.truth_n for way in (*OURS, *size.truth_peers)]
+    scales = measure_scaling(size)
+    if truths:
+        console.print(table("Time to truth: 16 seeds of one layer, from process start", truths, TRUTH_COLUMNS))
+        console.print(table("Scaling: one layer, default preset", scales, SCALE_COLUMNS))
+    return {"rates": rates._asdict(), "ours": rows, "peers": peers, "truth": truths, "scaling": scales}
+
+
+def measure_floor(size: Size) -> floor.Rates:
+    """What the machine can do, a second."""
+    with workers.team(DEVICES) as team:
+        return team.pools[0].submit(floor.measure, size.repeats).result()
+
+
+def measure_cases(cases: Sequence[Case], size: Size) -> list[Row]:
+    """Builds all cases, then times them in turn, again and again; ways of one kind share their processes."""
+    with ExitStack() as stack:
+        teams: dict[str, Team] = {}
+        built: dict[Case, Time] = {}
+        for case in cases:
+            key, way = "ours" if case.way in OURS else case.way, WAYS[case.way]
+            if key not in teams:
+                teams[key] = stack.enter_context(workers.team(way.environment, way.processes))
+            try:
+                built[case] = teams[key].timed(workers.build, case)
+            except Exception as error:  # another package's: missing, or unable to compile here
+                print(f"skipped {case.way}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
+        runners = {case: teams["ours" if case.way in OURS else case.way] for case in built}
+        times = interleave(runners, size)
+    return [row(case, built[case], times[case]) for case in built]
+
+
+def interleave(runners: dict[Case, Team], size: Size) -> dict[Case, list[Time]]:
+    """Repeats A B C A B C ..: seconds per seed and step."""
+    steps = {
+        case: workers.enough_steps(team.timed(workers.advance, case, 2).wall / 2, size.seconds)
+        for case, team in runners.items()
+    }
+    times: dict[Case, list[Time]] = {case: [] for case in runners}
+    for _ in range(size.repeats):
+        for case, team in runners.items():
+            once = team.timed(workers.advance, case, steps[case])
+            times[case].append(Time(*(part / steps[case] / case.seeds for part in once)))
+    return times
+
+
+def row(case: Case, compiling: Time, times: Sequence[Time]) -> Row:
+    """A measurement with its units."""
+    wall, cpu = (np.array(part) * 1e6 for part in zip(*times, strict=True))
+    return {
+        **case._asdict(),
+        "us": float(np.median(wall)),
+        "cpu_us": float(np.median(cpu)),
+        "us_repeats": wall.tolist(),
+        "compile_s": compiling.wall,
+        "compile_cpu_s": compiling.cpu,
+    }
+
+
+def with_floor(row: Row, rates: floor.Rates) -> Row:
+    """Adds the floor, its parts and our time over it."""
+    preset = PRESETS[row["way"].removeprefix("ours ")]
+    arch = replace(preset.architecture, layers=row["layers"], width=row["n"])
+    operations = floor.count(arch, preset.recipe)
+    least = floor.seconds(operations, rates) * 1e6
+    return row | {"operations": operations._asdict(), "floor_us": least, "over_floor": row["us"] / least}
+
+
+def measure_peers(size: Size) -> list[Row]:
+    """Peers beside our original preset, with ratios; one seed for loops, 8 or 32 for others."""
+    rows = []
+    for layers, n in size.peer_settings:
+        seeds = 32 if (layers, n) == (1, 5) else 8
+        ways = ("ours original", *size.peers)
+        cases = [Case(way, layers, n, seeds if WAYS[way].batched else 1) for way in ways]
+        part = measure_cases(cases, size)
+        rows += [new | {"over_ours": new["us"] / part[0]["us"]} for new in part]
+    return rows
+
+
+def measure_truth(way: str, n: int, size: Size) -> Row:
+    """Seconds to truth of 16 seeds."""
+    try:
+        result = truth.run(way, n, 16, size.truth_seconds * (6 if way in OURS else 1))._asdict()
+    except Exception as error:  # as above
+        print(f"skipped {way}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
+        result = {}
+    return {"way": way, "n": n, **result}
+
+
+def measure_scaling(size: Size) -> list[Row]:
+    """Fresh processes for every count of seeds on one and on all devices, and for every n."""
+    counts = [(5, seeds, devices) for devices in sorted({1, workers.CORES}) for seeds in size.scale_seeds]
+    return [_scaled(*args, size.seconds) for args in [*counts, *((n, 32, workers.CORES) for n in size.scale_n)]]
+
+
+def _scaled(n: int, seeds: int, devices: int, seconds: float) -> Row:
+    case = Case("ours default", 1, n, seeds)
+    with workers.team({"JAX_NUM_CPU_DEVICES": str(devices)}) as team:
+        ((compiling, once, peak),) = team.call(workers.scale, case, seconds)
+    return row(case, compiling, [once]) | {"devices": devices, "peak_mb": peak / 1e6}
+
+
+OWN_COLUMNS = {
+    "way": "recipe", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
+    "floor_us": "floor us", "over_floor": "over floor", "compile_s": "compile s",
+}  # fmt: skip
+PEER_COLUMNS = {
+    "way": "way", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
+    "over_ours": "over ours", "compile_s": "compile s",
+}  # fmt: skip
+TRUTH_COLUMNS = {
+    "way": "way", "n": "n", "median": "median s", "worst": "worst s", "total": "recipe s",
+    "extrapolated": "extrapolated",
+}  # fmt: skip
+SCALE_COLUMNS = {
+    "n": "n", "seeds": "seeds", "devices": "devices", "us": "us", "cpu_us": "cpu us", "peak_mb": "peak MB",
+    "compile_s": "compile s",
+}  # fmt: skip
+
+
+def table(title: str, rows: Sequence[Row], columns: dict[str, str]) -> Table:
+    """A line a row, under the columns' headings."""
+    result = Table(title=title)
+    for name, heading in columns.items():
+        result.add_column(heading, justify="left" if name == "way" else "right")
+    for line in rows:
+        result.add_row(*(_shown(line.get(name, "-")) for name in columns))
+    return result
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000.0 else f"{value:.3g}"
+    return "never" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_bool("quick", False, "Few repeats and no time to truth or scaling: two minutes.")
+    define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
+    options.run(main)

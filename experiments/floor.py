@@ -1,0 +1,124 @@
+"""The least time a step can take: its operations, counted from shapes, over the rates that this machine reaches.
+
+Counted is what no program can leave out: the matrix products of the networks, forward and backward, on the encoder's
+two distinct inputs and on every noise node (but no gradient for the data); one exponential for each hidden unit, each
+Gaussian's spread and for each logit's sigmoid; a logarithm for a softplus and for each independent normal draw; and
+reading and writing the parameters and Adam's two moments once. Sums, products and the loss itself, which no step needs,
+count as free, and so does sharing of work by faster memory. The parts are added.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from vae_bit import data, noise
+from vae_bit.models import Architecture
+from vae_bit.training import Recipe
+
+MOMENTS = 2
+BYTES = 4
+
+
+class Operations(NamedTuple):
+    """Of one step of one seed."""
+
+    flops: float
+    exponentials: float
+    logarithms: float
+    bytes: float
+
+
+class Rates(NamedTuple):
+    """A second, of all devices together, in the order of Operations."""
+
+    flops: float
+    exponentials: float
+    logarithms: float
+    bytes: float
+
+
+def count(arch: Architecture, recipe: Recipe) -> Operations:
+    """The operations of a step that raises the ELBO, at n = arch.width."""
+    nodes = columns(recipe, arch.layers)
+    data_net, latent = arch.data_hidden, arch.latent_hidden
+    nets = [((arch.width, *data_net, 2), data.POINTS, False), ((1, *data_net, arch.width), nodes[0], True)]
+    for l in range(1, arch.layers):  # q(z_{l+1} | z_l) at the nodes below, p(z_l | z_{l+1}) at those above too
+        nets += [((1, *latent, 2), nodes[l - 1], True), ((1, *latent, 2), nodes[l], True)]
+    spread = 1 + (arch.std == "softplus_variance")
+    gaussians = data.POINTS + sum(nodes[l - 1] + nodes[l] for l in range(1, arch.layers))
+    normals, weights = draws(recipe, arch.layers)
+    return Operations(
+        flops=float(sum(products(*net) for net in nets)),
+        exponentials=float(sum(k * sum(w[1:-1]) for w, k, _ in nets) + gaussians + nodes[0] * arch.width + weights),
+        logarithms=float((spread - 1) * gaussians + normals),
+        bytes=float(2 * (1 + MOMENTS) * BYTES * sum(parameters(net[0]) for net in nets)),
+    )
+
+
+def columns(recipe: Recipe, layers: int) -> list[int]:
+    """Nodes of z_1, .. z_L for both points: all the same draws, or the product grid that grows with every layer."""
+    grows = noise.UPPER_NODES if recipe.noise == "trapezoid" else 1
+    return [data.POINTS * recipe.samples * grows**l for l in range(layers)]
+
+
+def draws(recipe: Recipe, layers: int) -> tuple[int, int]:
+    """Normal quantiles and exponentials that the noise itself takes in a step."""
+    if recipe.noise == "trapezoid":
+        return 0, data.POINTS * (recipe.samples + noise.UPPER_NODES * (layers - 1))
+    return data.POINTS * recipe.samples * layers, 0
+
+
+def products(widths: tuple[int, ...], columns: int, to_input: bool) -> int:
+    """Flops of a network's matrix products: forward, weight gradients, and the gradients of every layer's input."""
+    pairs = [a * b for a, b in itertools.pairwise(widths)]
+    return 2 * columns * (3 * sum(pairs) - (0 if to_input else pairs[0]))
+
+
+def parameters(widths: tuple[int, ...]) -> int:
+    """Kernels and biases."""
+    return sum((a + 1) * b for a, b in itertools.pairwise(widths))
+
+
+def seconds(operations: Operations, rates: Rates) -> float:
+    """The floor."""
+    return sum(amount / rate for amount, rate in zip(operations, rates, strict=True))
+
+
+def measure(repeats: int) -> Rates:
+    """The rates with every device busy: best of `repeats`."""
+    large = jax.default_backend() != "cpu"
+    side, elements, length = (8192, 1 << 26, 1 << 27) if large else (768, 1 << 15, 1 << 18)
+    square, line, array = jnp.full((side, side), 1.0 / side), jnp.zeros(elements), jnp.zeros(length)
+    return Rates(
+        flops=2.0 * side**3 * _per_second(lambda a: a @ square, square, repeats),
+        exponentials=elements * _per_second(lambda v: jnp.exp(-v), line, repeats),
+        logarithms=elements * _per_second(lambda v: jnp.log(v + 2.0), line, repeats),
+        bytes=2.0 * BYTES * length * _per_second(lambda v: 0.5 * v + 1.0, array, repeats),
+    )
+
+
+def _per_second(function: Callable[[Array], Array], start: Array, repeats: int) -> float:
+    """How often all devices together apply the function to arrays of their own, each to its last result."""
+    mesh, split = Mesh(np.array(jax.devices()), ("devices",)), PartitionSpec("devices")
+
+    def loop(x: Array, times: Array) -> Array:
+        return jax.lax.fori_loop(0, times, lambda _, v: function(v), x[0])[None]
+
+    program = jax.jit(jax.shard_map(loop, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split))
+    x = jnp.broadcast_to(start, (mesh.size, *start.shape))
+
+    def wall(times: int) -> float:
+        begin = time.perf_counter()
+        program(x, jnp.int32(times)).block_until_ready()
+        return time.perf_counter() - begin
+
+    wall(1)
+    times = int(np.clip(0.1 / max(wall(4) / 4, 1e-6), 4, 100_000))
+    return mesh.size * times / min(wall(times) for _ in range(repeats))

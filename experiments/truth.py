@@ -1,0 +1,115 @@
+"""How long a way to train takes, from its process's start, until its seeds are close to the exact limit."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from experiments.workers import WAYS, Case, Team
+from vae_bit import limits, models
+from vae_bit.distributions import Normal, softplus
+from vae_bit.models import softplus_std
+from vae_bit.presets import ORIGINAL, PRESETS
+
+TOLERANCE = 0.005  # nats
+BLOCK = 25  # steps between snapshots
+REACH, NODES = 8.0, 801  # of the trapezoid rule, in standard deviations: exact to float32's rounding
+
+
+class Path(NamedTuple):
+    """Snapshots at `seconds` [T] since the process was asked for, and the exact losses [T, seeds] there, in nats."""
+
+    seconds: np.ndarray
+    losses: np.ndarray
+
+
+class Truth(NamedTuple):
+    """Seconds until the median and the worst seed were within the tolerance, None where they never were; and the total.
+
+    The total is that of the whole recipe: measured, or `extrapolated` from the steps that fitted into the time allowed.
+    """
+
+    median: float | None
+    worst: float | None
+    total: float
+    extrapolated: bool
+
+
+def run(way: str, n: int, seeds: int, allowed: float) -> Truth:
+    """Trains in fresh processes, for `allowed` seconds at most; several processes count from the first one's start."""
+    began, case = time.time(), Case(way, 1, n, seeds)
+    members = Team(WAYS[way].environment, WAYS[way].processes)
+    try:
+        return summary(members.call(follow, case, began, allowed), n)
+    finally:
+        members.close()
+
+
+def follow(case: Case, began: float, allowed: float) -> Path:
+    """One process's part: trains, keeping every block's parameters, and evaluates them when the clock has stopped."""
+    trainer = WAYS[case.way].build(1, case.n, range(case.first, case.first + case.seeds))
+    seconds, snapshots = [], []
+    for _ in range(ORIGINAL.recipe.steps // BLOCK):
+        trainer.advance(BLOCK)
+        snapshots.append(jax.tree.map(np.asarray, trainer.params()))
+        seconds.append(time.time() - began)
+        if seconds[-1] > allowed and len(seconds) > 1:
+            break
+    loss = jax.jit(jax.vmap(loss_of(case.way, case.n)))
+    return Path(np.array(seconds), np.stack([np.asarray(loss(params)) for params in snapshots]))
+
+
+def summary(paths: list[Path], n: int) -> Truth:
+    """All processes' seeds together, at the snapshots that all of them reached."""
+    count = min(path.seconds.size for path in paths)
+    seconds = np.max([path.seconds[:count] for path in paths], axis=0)
+    gap = np.concatenate([path.losses[:count] for path in paths], 1) - limits.limit(1, n)
+    missing = ORIGINAL.recipe.steps // BLOCK - count
+    total = seconds[-1] + (missing * (seconds[-1] - seconds[0]) / (count - 1) if missing else 0.0)
+    return Truth(first(seconds, np.median(gap, 1)), first(seconds, np.max(gap, 1)), float(total), bool(missing))
+
+
+def first(seconds: np.ndarray, gap: np.ndarray) -> float | None:
+    """When the gap first was within the tolerance."""
+    within = gap < TOLERANCE
+    return float(seconds[np.argmax(within)]) if within.any() else None
+
+
+def loss_of(way: str, n: int) -> Callable[[Any], Array]:
+    """The exact loss of one seed's parameters, one layer, for parameters as the way gives them."""
+    if way.startswith("ours"):
+        arch = replace(PRESETS[way.removeprefix("ours ")].architecture, width=n)
+        return lambda params: exact_loss(
+            models.encode(arch, params, jnp.int32(n)), lambda z: models.decode(arch, params, z).T
+        )
+    return lambda nets: exact_loss(_encode(nets["q"][0], n), lambda z: _network(nets["p"][0], z[:, None]))
+
+
+def exact_loss(q: Normal, decode: Callable[[Array], Array]) -> Array:
+    """recon + kl for q(z | x) [2] and logits [K, n] = decode(z [K]), by the trapezoid rule."""
+    eps = jnp.linspace(-REACH, REACH, NODES)
+    weight = jnp.exp(-0.5 * jnp.square(eps)) * (2.0 * REACH / (NODES - 1) / np.sqrt(2.0 * np.pi))
+    signs = jnp.array([1.0, -1.0])
+
+    def recon(mean: Array, std: Array, sign: Array) -> Array:
+        return weight @ jnp.sum(softplus(sign * decode(mean + std * eps)), 1)
+
+    kl = 0.5 * (jnp.square(q.mean) + jnp.square(q.std) - 1.0) - jnp.log(q.std)
+    return jnp.mean(jnp.stack([recon(*args) for args in zip(q.mean, q.std, signs, strict=True)]) + kl)
+
+
+def _encode(net: Any, n: int) -> Normal:
+    out = _network(net, jnp.repeat(jnp.array([[0.0], [1.0]]), n, 1))
+    return Normal(out[:, 0], softplus_std(out[:, 1]))
+
+
+def _network(net: Any, h: Array) -> Array:
+    for i, (kernel, bias) in enumerate(net):
+        h = (nn.elu(h) if i else h) @ kernel + bias[None]
+    return h

@@ -1,0 +1,208 @@
+"""The ways to train that the benchmark compares, each in processes of its own that live from call to call."""
+
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import peer_numpy, peers
+from experiments.peers import Trainer
+from vae_bit import sweep
+from vae_bit.presets import PRESETS
+from vae_bit.sweep import Group
+from vae_bit.training import Run
+
+CORES = os.cpu_count() or 1
+
+
+class Way(NamedTuple):
+    """A way to train, the environment its process needs, and how many processes, each on one core, share the seeds."""
+
+    build: Callable[[int, int, Sequence[int]], Trainer]
+    environment: Mapping[str, str] = MappingProxyType({})
+    processes: int = 1
+    batched: bool = True
+    accelerates: bool = True  # where there is an accelerator, this runs on it
+
+
+class Case(NamedTuple):
+    """What is trained: seeds first, first + 1, ..."""
+
+    way: str
+    layers: int
+    n: int
+    seeds: int
+    first: int = 0
+
+
+class Time(NamedTuple):
+    """Seconds of wall time, and of processor time summed over processes and threads."""
+
+    wall: float
+    cpu: float
+
+
+def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = True) -> Trainer:
+    """`vae_bit.sweep`'s programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
+    group = our_group(preset, layers, n, seeds)
+    programs, chunks = sweep.compile_programs(group), our_chunks(group)
+    states: dict[int, Any] = {}
+
+    def advance_chunk(i, steps):
+        state, metrics = programs.advance(states.pop(i, None) or programs.init(chunks[i]), chunks[i], np.int32(steps))
+        if keep:
+            states[i] = state
+        return np.asarray(metrics.loss)
+
+    def advance(steps):
+        return np.concatenate([advance_chunk(i, steps) for i in range(len(chunks))])[: len(seeds)]
+
+    def read():
+        pieces = [states[i].params for i in range(len(chunks))]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(seeds)], *pieces)
+
+    return Trainer(advance, read)
+
+
+def our_group(preset: str, layers: int, n: int, seeds: Sequence[int]) -> Group:
+    """The one group of a single setting."""
+    (group,) = sweep.plan(PRESETS[preset], [layers], [n], [1.0], [PRESETS[preset].learning_rate], seeds)
+    return group
+
+
+def our_chunks(group: Group) -> list[Run]:
+    """The runs of each chunk as the programs take them: of one length, which the devices share evenly."""
+    slices, devices = sweep.chunks(group), jax.local_device_count()
+    length = -(-slices[0].stop // devices) * devices
+    index = [np.minimum(where.start + np.arange(length), where.stop - 1) for where in slices]
+    return [Run(*(f[i].astype(kind) for f, kind in zip(group.runs, sweep.KINDS, strict=True))) for i in index]
+
+
+# Freed memory is kept, as buffers allocated once would be; processes share the work.
+NUMPY = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+DEVICES = {"JAX_NUM_CPU_DEVICES": str(CORES)}
+TUNED = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type="}
+WAYS = {
+    "ours default": Way(partial(ours, "default"), DEVICES),
+    "ours original": Way(partial(ours, "original"), DEVICES),
+    "torch_loop": Way(peers.torch_loop, batched=False, accelerates=False),
+    "torch_vmap": Way(partial(peers.torch_vmap, compiled=False), accelerates=False),
+    "torch_vmap_compiled": Way(peers.torch_vmap, accelerates=False),
+    "flax_loop": Way(peers.flax_loop, batched=False),
+    "flax_vmap": Way(peers.flax_vmap),
+    "flax_vmap_tuned": Way(peers.flax_vmap, TUNED, processes=CORES, accelerates=False),
+    "numpyro_svi": Way(peers.numpyro_svi),
+    "numpy_batched": Way(peer_numpy.numpy_batched, accelerates=False),
+    "numpy_batched_tuned": Way(peer_numpy.numpy_batched, NUMPY, processes=CORES, accelerates=False),
+}
+PEERS = {name: way for name, way in WAYS.items() if not name.startswith("ours")}
+
+
+class Team:
+    """The processes of one way; a call runs in all of them at once, each with its share of the seeds."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None, processes: int = 1):
+        cores: list[int | None] = list(range(processes)) if processes > 1 else [None]
+        self.pools = [_process(environment or {}, core) for core in cores]
+
+    def call(self, task: Callable[..., Any], case: Case, *args: Any) -> list[Any]:
+        """The task's results, one a process."""
+        shares = [share for share in np.array_split(case.first + np.arange(case.seeds), len(self.pools)) if share.size]
+        cases = [case._replace(first=int(share[0]), seeds=share.size) for share in shares]
+        futures = [pool.submit(task, case, *args) for pool, case in zip(self.pools, cases, strict=False)]
+        return [future.result() for future in futures]
+
+    def timed(self, task: Callable[..., Time], case: Case, *args: Any) -> Time:
+        """The slowest process's wall time and the sum of their processor times."""
+        times = self.call(task, case, *args)
+        return Time(max(time.wall for time in times), sum(time.cpu for time in times))
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for pool in self.pools:
+            pool.shutdown()
+
+
+@contextmanager
+def team(environment: Mapping[str, str] | None = None, processes: int = 1) -> Iterator[Team]:
+    """A Team that ends with the block."""
+    members = Team(environment, processes)
+    try:
+        yield members
+    finally:
+        members.close()
+
+
+def _process(environment: Mapping[str, str], core: int | None) -> ProcessPoolExecutor:
+    """A fresh process, which has started: what it inherits is read at its start."""
+    before = dict(os.environ)
+    os.environ.update({"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **environment})
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _pin, (core,))
+    pool.submit(os.getpid)
+    os.environ.clear()
+    os.environ.update(before)
+    return pool
+
+
+def _pin(core: int | None) -> None:
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        available = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {available[core % len(available)]})
+
+
+_trainers: dict[Case, Trainer] = {}  # of this process
+
+
+def _clock() -> Time:
+    return Time(time.perf_counter(), time.process_time())
+
+
+def _since(start: Time) -> Time:
+    return Time(*(now - then for now, then in zip(_clock(), start, strict=True)))
+
+
+def build(case: Case, **options: Any) -> Time:
+    """Makes the case's trainer and takes one step: what compiling costs."""
+    start = _clock()
+    seeds = range(case.first, case.first + case.seeds)
+    _trainers[case] = WAYS[case.way].build(case.layers, case.n, seeds, **options)
+    _trainers[case].advance(1)
+    return _since(start)
+
+
+def advance(case: Case, steps: int) -> Time:
+    """Trains on."""
+    start = _clock()
+    _trainers[case].advance(steps)
+    return _since(start)
+
+
+def scale(case: Case, seconds: float) -> tuple[Time, Time, float]:
+    """Compiling, a step of one seed, and the process's peak memory, bytes; one chunk's state is held at a time.
+
+    At least 100 steps, beside which starting a chunk costs little.
+    """
+    compiling = build(case, keep=False)
+    steps = max(100, enough_steps(advance(case, 2).wall / 2, seconds))
+    once = advance(case, steps)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return compiling, Time(*(part / steps / case.seeds for part in once)), peak
+
+
+def enough_steps(step: float, seconds: float) -> int:
+    """How many steps of `step` seconds make a measurement."""
+    return int(np.clip(seconds / step, 2, 500))
+
+
+def backend(case: Case) -> dict[str, Any]:
+    """Where JAX computes."""
+    return {"backend": jax.default_backend(), "devices": [device.device_kind for device in jax.devices()]}

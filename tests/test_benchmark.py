@@ -1,0 +1,140 @@
+"""The benchmark's parts: the floor's operations by hand, exact losses, summaries, and processes that share the work."""
+
+import os
+from dataclasses import replace
+
+import jax
+import numpy as np
+import oracle
+import pytest
+
+from experiments import benchmark, floor, plots_benchmark, truth, workers
+from experiments.floor import Operations, Rates
+from experiments.truth import Path
+from experiments.workers import PEERS, Case, Time
+from vae_bit import limits, models
+from vae_bit.presets import DEFAULT, ORIGINAL
+
+TINY = benchmark.QUICK._replace(repeats=2, seconds=0.01)
+
+
+def test_operations_of_the_posts_recipe_counted_by_hand():
+    """L = 1, n = 5: encoder 5-10-10-10-2 at 2 points, decoder 1-10-10-10-5 at 1,000 nodes."""
+    encoder, decoder = 50 + 100 + 100 + 20, 10 + 100 + 100 + 50
+    operations = floor.count(replace(ORIGINAL.architecture, width=5), ORIGINAL.recipe)
+    assert operations.flops == 2 * 2 * (3 * encoder - 50) + 2 * 1000 * 3 * decoder
+    assert operations.exponentials == 2 * 30 + 1000 * 30 + 2 + 1000 * 5  # hidden units, softplus, sigmoids
+    assert operations.logarithms == 2 + 1000  # softplus, normal draws
+    assert operations.bytes == 6 * 4 * (encoder + 32 + decoder + 35)
+
+
+def test_operations_of_two_default_layers_counted_by_hand():
+    """n = 3: 2 x 24 nodes of z_1, and 8 nodes of z_2 for each of them; networks 16-16."""
+    encoder, decoder, latent = 3 * 16 + 16 * 16 + 32, 16 + 16 * 16 + 16 * 3, 16 + 16 * 16 + 32
+    operations = floor.count(replace(DEFAULT.architecture, layers=2, width=3), DEFAULT.recipe)
+    products = 2 * (3 * encoder - 48) + 48 * 3 * decoder + 48 * 3 * latent + 384 * 3 * latent
+    assert operations.flops == 2 * products
+    exponentials = 32 * (2 + 48 + 48 + 384) + (2 + 48 + 384) + 48 * 3 + 2 * (24 + 8)
+    assert operations.exponentials == exponentials  # hidden units, std, sigmoids, weights of the nodes
+    assert operations.logarithms == 0
+    arch = replace(DEFAULT.architecture, layers=2, width=3)
+    assert operations.bytes == 24 * sum(leaf.size for leaf in jax.tree.leaves(models.shapes(arch)))
+
+
+def test_draws_of_two_original_layers():
+    arch = replace(ORIGINAL.architecture, layers=2, width=1)
+    assert floor.count(arch, ORIGINAL.recipe).logarithms == 2000 + (2 + 1000 + 1000)
+
+
+def test_the_floor_adds_its_parts():
+    assert floor.seconds(Operations(8.0, 6.0, 4.0, 2.0), Rates(4.0, 3.0, 2.0, 1.0)) == 8.0
+
+
+def test_rates_are_what_all_devices_do():
+    calls = floor._per_second(lambda v: v + 1.0, jax.numpy.zeros(1 << 16), 1)
+    assert 1e1 < calls < 1e8
+
+
+@pytest.mark.parametrize("way", ["ours default", "ours original"])
+def test_the_exact_loss_is_that_of_an_independent_quadrature(way):
+    preset, n = {"ours default": DEFAULT, "ours original": ORIGINAL}[way], 4
+    arch = replace(preset.architecture, width=n)
+    params = models.init(arch, jax.random.key(0), jax.numpy.int32(n))
+    recon, kl = oracle.exact(arch, params, n, 1001)
+    np.testing.assert_allclose(truth.loss_of(way, n)(params), recon + kl.sum(), rtol=1e-5)
+
+
+def test_the_exact_loss_of_a_peer_is_ours_for_the_same_networks():
+    arch = replace(ORIGINAL.architecture, width=4)
+    params = models.init(arch, jax.random.key(0), jax.numpy.int32(4))
+
+    def net(tree):
+        hidden = tree["params"]["mlp"]
+        layers = [*(hidden[name] for name in sorted(hidden)), tree["params"]["head"]]
+        return [(layer["kernel"][:, :-1].T, layer["kernel"][:, -1]) for layer in layers]
+
+    nets = {side: [net(tree) for tree in params[side]] for side in params}
+    loss = truth.loss_of("flax_vmap", 4)(nets)
+    np.testing.assert_allclose(loss, truth.loss_of("ours original", 4)(params), rtol=1e-5)
+
+
+def test_time_to_truth_of_two_processes_counts_the_slower():
+    limit = float(limits.limit(1, 5))
+    far, near = limit + 0.1, limit + 0.001
+    fast = Path(np.array([1.0, 2.0, 3.0]), np.array([[far, far], [near, near], [near, near]]))
+    slow = Path(np.array([2.0, 4.0]), np.array([[near], [far]]))
+    result = truth.summary([fast, slow], 5)
+    assert result.median == 4.0
+    assert result.worst is None
+    assert result.extrapolated
+    assert result.total == 4.0 + (5000 / truth.BLOCK - 2) * 2.0
+    assert truth.summary([fast], 5).worst == 2.0
+
+
+def test_our_trainer_trains_every_seed_in_chunks(monkeypatch, quick_compile):
+    monkeypatch.setattr(workers.sweep, "chunk_size", lambda *args: 3)
+    trainer = workers.ours("default", 1, 5, range(7))
+    start = trainer.advance(0)
+    end = trainer.advance(60)
+    assert start.shape == end.shape == (7,)
+    assert np.all(end < start)
+    assert len(np.unique(end)) == 7
+    assert all(leaf.shape[0] == 7 for leaf in jax.tree.leaves(trainer.params()))
+
+
+def test_processes_share_the_seeds_and_the_environment_stays():
+    """NumPy, whose processes need not compile."""
+    environment = dict(os.environ)
+    (row,) = benchmark.measure_cases([Case("numpy_batched", 1, 2, 5)], TINY)
+    assert dict(os.environ) == environment
+    assert (row["way"], row["seeds"], len(row["us_repeats"])) == ("numpy_batched", 5, 2)
+    assert 1.0 < row["us"] < 1e6
+    assert row["cpu_us"] > 0.0
+    assert row["compile_s"] > 0.0
+
+
+def test_a_way_that_does_not_work_here_is_skipped_with_a_notice(monkeypatch, capsys):
+    """Its process does not know this one, as it might not know PyTorch."""
+    monkeypatch.setitem(workers.WAYS, "missing", workers.WAYS["flax_loop"])
+    assert benchmark.measure_cases([Case("missing", 1, 2, 1)], TINY) == []
+    assert "skipped missing" in capsys.readouterr().err
+
+
+def test_an_accelerator_leaves_out_what_cannot_use_it():
+    size = benchmark.fitting(benchmark.FULL, "gpu")
+    assert set(size.peers) == {"flax_loop", "flax_vmap", "numpyro_svi"}
+    assert size.scale_seeds[-1] == 65_536
+    assert benchmark.fitting(benchmark.QUICK, "gpu").scale_seeds == ()
+    assert benchmark.fitting(benchmark.FULL, "cpu") is benchmark.FULL
+
+
+def test_the_picture_has_a_bar_for_every_way_and_the_floor():
+    case = Case("ours original", 1, 5, 32)
+    ours = benchmark.row(case, Time(1.0, 2.0), [Time(3e-6, 4e-6), Time(5e-6, 6e-6), Time(9e-6, 9e-6)])
+    assert (ours["us"], ours["cpu_us"], ours["compile_s"]) == pytest.approx((5.0, 6.0, 1.0))
+    floored = benchmark.with_floor(ours, Rates(1e11, 1e9, 1e9, 1e10))
+    assert floored["over_floor"] == pytest.approx(5.0 / floored["floor_us"])
+    peers = [ours, *(ours | {"way": way, "us": 9.0} for way in PEERS)]
+    (axes,) = plots_benchmark.bars({"ours": [floored], "peers": peers}).axes
+    assert len(axes.patches) == 2 + len(PEERS)
+    assert axes.get_yticklabels()[0].get_text().startswith("floor")
