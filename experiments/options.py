@@ -4,14 +4,21 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
 from absl import app, flags, logging
 
+from vae_bit.files import Damaged
+
 
 class BadInput(Exception):
     """Something the user gave is wrong; the message names it and says what is allowed."""
+
+
+class Fault(Exception):
+    """The machine has failed, not the user; the message says where."""
 
 
 class Number(flags.ArgumentParser):
@@ -80,13 +87,52 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags, refuses stray arguments, runs `main`; BadInput and flag errors become one line and status 2."""
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, refuses stray arguments, runs `main`, whose result is the exit status.
+
+    BadInput, Damaged and flag errors become one line and status 2; Fault and OSError one line and status 1.
+    """
     logging.set_verbosity(logging.WARNING)
+    _open_streams()
     try:
-        app.run(lambda argv: main(), flags_parser=_parse)
-    except BadInput as error:
+        app.run(lambda argv: _leave(main() or 0), flags_parser=_parse)
+    except (BadInput, Damaged) as error:
         sys.exit(_refuse(error))
+    except KeyboardInterrupt:
+        _leave(130)
+    except Fault as error:
+        _leave(_refuse(error, 1))
+    except OSError as error:
+        _leave(_refuse(f"{error.filename or 'system'}: {error.strerror or error}", 1))
+
+
+def say(text: str = "", end: str = "\n") -> None:
+    """Prints on standard output; nobody needs to be reading it, but a disk behind it must not be full."""
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise Fault(f"standard output: {error.strerror}") from error
+
+
+def _open_streams() -> None:
+    """Nothing is lost for want of a standard stream or of letters in its encoding."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _leave(status: int) -> int:
+    """Where the status is not 0 ends the process at once, without waiting for what other threads compile."""
+    if status:
+        with suppress(Fault):
+            say(end="")
+        sys.stderr.flush()
+        os._exit(status)
+    say(end="")
+    return status
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -99,6 +145,6 @@ def _parse(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _refuse(error: object) -> int:
+def _refuse(error: object, status: int = 2) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+    return status

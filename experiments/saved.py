@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit, ndtr
 
 from experiments.options import BadInput
-from vae_bit import models, results
+from vae_bit import files, models, results
 from vae_bit.models import Architecture, Params
 from vae_bit.results import Table
 
@@ -69,14 +69,14 @@ def load(out: Path) -> Saved:
     """Reads a sweep's folder; BadInput where it is missing, damaged or something else."""
     with _reading(out):
         every, curves = results.load_table(out), results.load_curves(out)
-        schema = json.loads((out / "config.json").read_text())["schema"]
+        schema = files.read_config(out)["schema"]
         if schema != results.SCHEMA:
             raise ValueError(f"config.json has schema {schema}, not {results.SCHEMA}")
         if missing := [name for name in COLUMNS if name not in every]:
             raise ValueError(f"results.csv has no column {missing[0]}")
         if any(curves[name].shape != (every["n"].size, curves["step"].size) for name in ("loss", "recon", "kl")):
             raise ValueError("curves.npz and results.csv differ in their number of runs")
-        with np.load(out / "params.npz", allow_pickle=False) as file:
+        with files.checked(out, "params.npz") as path, np.load(path, allow_pickle=False) as file:
             file.files  # noqa: B018 - reading the list of names shows that the archive is whole
     finite = every["status"] != "diverged"
     if not finite.any():

@@ -4,15 +4,16 @@ python -m experiments.sweep --n=1,5,1000
 """
 
 import dataclasses
-import datetime
 import importlib.metadata
-import os
+import shlex
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -23,12 +24,13 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from experiments import figures, options
-from experiments.options import BadInput, Choice, NonEmpty, Number, Numbers, define
-from vae_bit import results, sweep
+from experiments import figures, folder, options
+from experiments.keeper import Keeper, Stopped
+from experiments.options import BadInput, Choice, Fault, NonEmpty, Number, Numbers, define, say
+from vae_bit import files, results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset
-from vae_bit.sweep import Group, Progress, Watch
+from vae_bit.sweep import Group, Progress, Trained
 from vae_bit.training import Objective
 
 FLAGS = flags.FLAGS
@@ -41,6 +43,8 @@ POSITIVES = (
     float(np.finfo(np.float32).max),
     "comma-separated positive numbers within float32's range",
 )
+
+SECONDS = Number(float, 0.0, 1e9, "seconds, 0 or more")
 
 define(Numbers(*NATURALS), "n", [1, 5, 1000], "Data dimensions: the data are 0^n and 1^n.")
 define(Numbers(*NATURALS), "layers", [1, 2], "Numbers of stochastic layers.")
@@ -56,62 +60,131 @@ define(Choice(get_args(Objective)), "objective", None, "What training raises; th
 define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi; 1 unless given.")
 define(Choice(PRESETS), "preset", "default", "The recipe: ours, or the post's.")
 define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
+define(SECONDS, "checkpoint_every", 30.0, "Seconds of training after which what is unfinished is saved.")
+flags.DEFINE_bool("resume", False, "Goes on with the sweep in --out, or adds seeds and n to it.")
+SETTINGS = ("preset", "layers", "n", "beta", "learning_rate", "first_seed", "seeds")
+OVERRIDES = ("steps", "samples", "noise", "objective", "k")
 
 
-def main() -> None:
-    """Trains, writes the results' folder and prints the table."""
+class Order(NamedTuple):
+    """What is to be trained, and config.json's account of it."""
+
+    preset: Preset
+    config: dict[str, Any]
+
+
+def main() -> int:
+    """Trains, writes the results' folder and prints the table; the exit status."""
     start = time.perf_counter()
-    preset = chosen_preset()
-    seeds = consecutive_seeds(FLAGS.first_seed, FLAGS.seeds)
-    rates = FLAGS.learning_rate or [preset.learning_rate]
-    groups = sweep.plan(preset, sorted(FLAGS.layers), FLAGS.n, sorted(FLAGS.beta), sorted(rates), seeds)
-    out = results_folder(FLAGS.out)
+    warnings.showwarning = lambda message, *_: print(f"notice: {message}", file=sys.stderr)
+    if FLAGS.resume and not FLAGS.out:
+        raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
+    fresh = None if FLAGS.resume else order()
+    with folder.opened(FLAGS.out, FLAGS.resume) as out:
+        try:
+            rows = carry_out(fresh or resumed_order(out), out)
+        except Stopped as stop:
+            print(f"stopped by {stop.signal.name}; {how_to_resume(out)}", file=sys.stderr)
+            return 128 + stop.signal
+    say(f"{rows['n'].size} runs in {time.perf_counter() - start:.0f} s: {out}")
+    return int(np.all(rows["status"] == "diverged"))
+
+
+def carry_out(order: Order, out: Path) -> results.Table:
+    """Trains what the folder lacks, writes it and shows everything that there is then."""
+    earlier = folder.load_results(out)
+    settings, stages = order.config["settings"], order.config["stages"]
+    groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
+    files.write_config(out, order.config)
+    if groups:
+        rows = results.write(out, order.preset, train(groups, out), order.config, earlier)
+    else:
+        rows = results.load_table(out)
+        say(f"nothing left to train in {out}")
+    shutil.rmtree(out / folder.CHECKPOINTS, ignore_errors=True)
+    show(rows)
+    curves = results.load_curves(out)
+    files.write(out / "summary.png", lambda file: figures.save(figures.summary(rows, curves), file, "png"))
+    return rows
+
+
+def train(groups: list[Group], out: Path) -> list[Trained]:
+    """Trains the groups, keeping their work in the folder."""
+    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every)
+    keeper.stop_on_signals()
     with progress_bars(groups) as reports:
-        watches = [Watch(lambda runs: None, report) for report in reports]
-        trained = sweep.train_all(groups, FLAGS.chunk, watches)
-    rows = results.write(out, preset, trained, about())
-    figures.save(figures.summary(rows, results.load_curves(out)), out / "summary.png")
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(summary(rows))
-    warn(rows)
-    print(f"{rows['n'].size} runs in {time.perf_counter() - start:.0f} s: {out}")
+        watches = [keeper.watch(group, report) for group, report in zip(groups, reports, strict=True)]
+        try:
+            return sweep.train_all(groups, FLAGS.chunk, watches)
+        except (Stopped, jax.errors.JaxRuntimeError) as error:
+            keeper.save()
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise Fault(f"out of device memory with one run on each device: {error}; {how_to_resume(out)}") from error
+
+
+def how_to_resume(out: Path) -> str:
+    """The command line, in words."""
+    return f"go on with: {shlex.quote(sys.executable)} -m experiments.sweep --out={shlex.quote(str(out))} --resume"
+
+
+def order() -> Order:
+    """What the flags ask for; BadInput where they do not go together."""
+    preset = chosen_preset()
+    consecutive_seeds(FLAGS.first_seed, FLAGS.seeds)
+    settings: dict[str, Any] = {name: FLAGS[name].value for name in (*SETTINGS, *OVERRIDES, "chunk")}
+    settings["learning_rate"] = settings["learning_rate"] or [preset.learning_rate]
+    settings |= {name: sorted(settings[name]) for name in ("layers", "n", "beta", "learning_rate")}
+    stages = folder.stages(settings, [])
+    return Order(preset, results.config(preset) | about() | {"settings": settings, "stages": stages})
+
+
+def resumed_order(out: Path) -> Order:
+    """The same for a folder that a sweep has begun in: flags that are not given are as they were then."""
+    saved = files.read_config(out)
+    with files.naming(out / files.CONFIG):
+        for name, value in saved["settings"].items():
+            if not FLAGS[name].present and value is not None:
+                FLAGS[name].value = FLAGS[name].parser.parse(value)
+    now = order()
+    with files.naming(out / files.CONFIG):
+        lines = folder.differences(saved, now.config)
+        stages = folder.stages(now.config["settings"], saved["stages"])
+        changed = [name for name in ("versions", "devices") if saved[name] != now.config[name]]
+    if lines:
+        expected = "expected the saved values, or more of --seeds and --n"
+        raise BadInput(f"--resume: {out / files.CONFIG} differs: {'; '.join(lines)}; {expected}")
+    for name in changed:
+        print(f"notice: {name} have changed since the sweep began: equal bits are not to be expected", file=sys.stderr)
+    argv = saved["argv"] if stages == saved["stages"] else [sys.argv[0], *all_flags(now.config["settings"])]
+    return Order(now.preset, now.config | {"files": saved.get("files", {}), "argv": argv, "stages": stages})
+
+
+def all_flags(settings: dict[str, Any]) -> list[str]:
+    """The command line that asks for the settings at once."""
+    return [FLAGS[name].serialize() for name in settings if FLAGS[name].value != FLAGS[name].default]
 
 
 def chosen_preset() -> Preset:
     """The preset with the flags that override it; BadInput where they do not go together."""
-    preset, names = PRESETS[FLAGS.preset], ("steps", "samples", "noise", "objective", "k")
-    given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    preset = PRESETS[FLAGS.preset]
+    given = {name: FLAGS[name].value for name in OVERRIDES if FLAGS[name].value is not None}
     try:
         return preset._replace(recipe=dataclasses.replace(preset.recipe, **given))
     except ValueError as error:
         raise BadInput(f"--{error}") from error
 
 
-def consecutive_seeds(first: int, count: int) -> range:
+def consecutive_seeds(first: int, count: int) -> None:
     """BadInput where the last would not fit in 32 bits."""
     if first + count > 2**32:
         raise BadInput(f"--first_seed={first} --seeds={count}: expected every seed in [0, 2^32)")
-    return range(first, first + count)
-
-
-def results_folder(given: str | None) -> Path:
-    """Makes the folder of `--out`, or a new one; BadInput where it is a file, not writable or already holds results."""
-    out = Path(given or f"runs/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}")
-    if (out / "results.csv").exists():
-        raise BadInput(f"--out={out}: holds results already; expected a new or empty folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json.partial").touch()
-    except OSError as error:
-        raise BadInput(f"--out={out}: {error.strerror}; expected a folder that can be written") from error
-    return out
 
 
 def about() -> dict[str, Any]:
-    """What config.json says of the sweep beside the recipe."""
+    """Where and with what the sweep runs."""
     packages = ("vae_bit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-    settings = ("preset", "layers", "n", "beta", "learning_rate", "first_seed", "seeds", "chunk")
     return {
-        "settings": {name: FLAGS[name].value for name in settings},
         "argv": sys.argv,
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "devices": [f"{device.device_kind} {device.id}" for device in jax.devices()],
@@ -148,8 +221,19 @@ def _report(bars: Bars, group: Group) -> Callable[[slice, Progress], None]:
     return report
 
 
+def show(rows: results.Table) -> None:
+    """Prints the table, and says on standard error how many runs did not end well."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    with console.capture() as capture:
+        console.print(summary(rows))
+    for status in ("diverged", "collapsed"):
+        if count := np.sum(rows["status"] == status):
+            print(f"warning: {count} of {rows['n'].size} runs {status}; see results.csv", file=sys.stderr)
+    say(capture.get(), end="")
+
+
 def summary(rows: results.Table) -> Table:
-    """A line per setting: medians over the seeds, and the range of the loss."""
+    """A line per setting: medians over the seeds that did not diverge, and the range of their loss."""
     swept = [name for name in ("beta", "learning_rate") if np.unique(rows[name]).size > 1]
     keys = ["layers", "n", *swept]
     figures = ["recon", "recon_per_dim", "kl", "nll", "posterior_kl", "valid_mass", "limit", "gap"]
@@ -158,22 +242,21 @@ def summary(rows: results.Table) -> Table:
         table.add_column(name.replace("_", " "), justify="right")
     settings = np.stack([rows[name] for name in keys], 1)
     for setting in np.unique(settings, axis=0):
-        own = {name: column[(settings == setting).all(1)] for name, column in rows.items()}
-        low, middle, high = np.quantile(own["loss"], [0, 0.5, 1])
-        table.add_row(
-            *(f"{value:g}" for value in setting),
-            str(own["seed"].size),
-            *(f"{loss:.5f}" for loss in (middle, low, high)),
-            *(f"{np.median(own[name]):.{7 if name == 'recon_per_dim' else 5}f}" for name in figures),
-        )
+        own = (settings == setting).all(1)
+        sound = own & (rows["status"] != "diverged")
+        count = f"{sound.sum()}" if sound.sum() == own.sum() else f"{sound.sum()} of {own.sum()}"
+        table.add_row(*(f"{value:g}" for value in setting), count, *_medians(rows, sound, figures))
     return table
 
 
-def warn(rows: results.Table) -> None:
-    """Says on standard error how many runs did not end well."""
-    for status in ("diverged", "collapsed"):
-        if count := np.sum(rows["status"] == status):
-            print(f"warning: {count} of {rows['n'].size} runs {status}; see results.csv", file=sys.stderr)
+def _medians(rows: results.Table, which: np.ndarray, names: Sequence[str]) -> Iterator[str]:
+    """The loss's median, minimum and maximum and the other figures' medians, or dashes where there are no runs."""
+    if not which.any():
+        yield from "-" * (3 + len(names))
+        return
+    low, middle, high = np.quantile(rows["loss"][which], [0, 0.5, 1])
+    yield from (f"{loss:.5f}" for loss in (middle, low, high))
+    yield from (f"{np.median(rows[name][which]):.{7 if name == 'recon_per_dim' else 5}f}" for name in names)
 
 
 if __name__ == "__main__":

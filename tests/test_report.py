@@ -13,7 +13,7 @@ import pytest
 
 from experiments import report, report_story, saved
 from experiments.saved import Missing
-from vae_bit import results
+from vae_bit import files, results
 
 ABOUT = {"argv": ["sweep", "--n=2,5", "--note=<b>"], "versions": {"numpy": np.__version__}}
 
@@ -83,6 +83,7 @@ def test_every_number_follows_the_results(folder, document, tmp_path):
         rows[name] = np.full(rows["n"].size, 0.111 * (k + 1))
     rows["valid_mass"] = np.full(rows["n"].size, 0.123)
     (out / "results.csv").write_text(results._csv(rows))
+    files.write_config(out, files.read_config(out) | {"files": {}})
     other = saved.load(out)
     story = " ".join(tell(other) for _, tell, _ in report_story.STORY if tell is not report_story.tell_collapse)
     # -ln p(x) is told as its distance from ln 2 = 0.693

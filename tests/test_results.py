@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,20 +65,24 @@ def test_limits_are_those_of_each_row(rows):
 
 
 def test_status_rules():
-    cases = [  # n, beta, loss, mutual information
-        (5, 1.0, 1.1, 0.6, "ok"),
-        (5, 1.0, math.nan, math.nan, "diverged"),
-        (5, 1.0, math.inf, 0.6, "diverged"),
-        (5, 1.0, -math.inf, 0.001, "diverged"),
-        (5, 1.0, 3.5, 0.0099, "collapsed"),
-        (5, 1.0, 3.5, 0.0101, "ok"),
-        (5, 5.0, 3.5, 0.0, "ok"),
-        (5, 6.0, 3.5, 0.0, "ok"),
-        (1, 1.0, 0.7, 0.0, "ok"),
-        (1, 0.5, 0.7, 0.0, "collapsed"),
+    cases = [  # n, beta, finished, loss, mutual information
+        (5, 1.0, True, 1.1, 0.6, "ok"),
+        (5, 1.0, True, math.nan, math.nan, "diverged"),
+        (5, 1.0, True, math.inf, 0.6, "diverged"),
+        (5, 1.0, True, -math.inf, 0.001, "diverged"),
+        (5, 1.0, False, 1.1, 0.6, "diverged"),
+        (5, 1.0, False, 3.5, 0.001, "diverged"),
+        (5, 1.0, True, 3.5, 0.0099, "collapsed"),
+        (5, 1.0, True, 3.5, 0.0101, "ok"),
+        (5, 5.0, True, 3.5, 0.0, "ok"),
+        (5, 6.0, True, 3.5, 0.0, "ok"),
+        (1, 1.0, True, 0.7, 0.0, "ok"),
+        (1, 0.5, True, 0.7, 0.0, "collapsed"),
     ]
-    *figures, expected = (np.array(column) for column in zip(*cases, strict=True))
-    np.testing.assert_array_equal(results.status(*figures), expected)
+    n, beta, finished, loss, information, expected = (np.array(column) for column in zip(*cases, strict=True))
+    figures: Any = exact.Evaluation(*map(jnp.asarray, [loss] * len(exact.Evaluation._fields)))
+    figures = figures._replace(loss=loss, mutual_information=information)
+    np.testing.assert_array_equal(results.status(n, beta, finished, figures), expected)
 
 
 def test_status_of_runs(rows):

@@ -129,8 +129,8 @@ def test_training_again_from_any_block_gives_the_same_bits(tiny, quick_evaluatio
             kept[runs.start] = progress._replace(state=jax.tree.map(np.asarray, progress.state))
 
     programs, evaluate = sweep.compile_programs(group, 4), sweep.compile_evaluate(group.arch, 7)
-    first = sweep.train(group, programs, evaluate, 4, sweep.UNWATCHED._replace(report=keep))
-    again = sweep.train(group, programs, evaluate, 4, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs.start]))
+    first = sweep.train(group, programs, evaluate, sweep.UNWATCHED._replace(report=keep))
+    again = sweep.train(group, programs, evaluate, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs.start]))
     assert sorted(kept) == [0, 4]
     jax.tree.map(np.testing.assert_array_equal, first[1:], again[1:])
 

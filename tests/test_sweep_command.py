@@ -119,7 +119,12 @@ WRONG = {  # arguments -> what the one line must name: flag, value, what is allo
     "--out=": ("--out=", "expected"),
     "--out=file": ("--out=file", "folder"),
     "--out=file/below": ("--out=file/below", "folder"),
-    "--out=results": ("--out=results", "new or empty folder"),
+    "--out=results": ("--out=results", "new or empty folder", "--resume"),
+    "--out=results --resume": ("--out=results", "config.json"),
+    "--resume": ("--resume", "--out"),
+    "--resume=maybe": ("--resume", "maybe"),
+    "--checkpoint_every=-1": ("--checkpoint_every=-1", "seconds, 0 or more"),
+    "--checkpoint_every=nan": ("--checkpoint_every=nan", "seconds, 0 or more"),
 }
 AS_COMMANDS = ["--n=1,x", "--first_seed=4294967295 --seeds=2", "--out=file/below"]
 

@@ -2,32 +2,41 @@
 
 A table is a dict of columns, one row for each run, ordered by layers, n, beta, learning_rate, seed; so are the curves
 [R, T]. Parameters of all runs of one depth and n are stacked under names such as `layers=2/n=5/q/0/params/head/kernel`.
+Every loader raises Damaged, naming the file, where one is missing or not as it was written.
 """
 
 import csv
 import dataclasses
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_bit import limits, models
+from vae_bit import files, limits, models
+from vae_bit.exact import Evaluation
 from vae_bit.models import Architecture, Params
 from vae_bit.presets import Preset
 from vae_bit.sweep import Trained, block_ends
-from vae_bit.training import Metrics
 
 Table = dict[str, np.ndarray]
 
 SCHEMA = 1
 KEYS = ("layers", "n", "beta", "learning_rate", "seed")
 EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass")
+CURVES = ("loss", "recon", "kl")
 COLLAPSED = 0.01  # nats of mutual information at the top layer
+
+
+class Contents(NamedTuple):
+    """All that is known of some runs: table, curves [R, T], parameters by name [runs of one depth and n, ...]."""
+
+    rows: Table
+    curves: dict[str, np.ndarray]
+    params: dict[str, np.ndarray]
 
 
 class SavedRun(NamedTuple):
@@ -45,7 +54,7 @@ def table(trained: list[Trained]) -> Table:
 
 
 def _columns(trained: Trained) -> Table:
-    arch, _, _ = trained.group
+    arch, recipe, _ = trained.group
     runs, figures = jax.tree.map(np.asarray, (trained.group.runs, trained.evaluation))
     limit = limits.limit(arch.layers, runs.n, runs.beta)
     return {
@@ -54,7 +63,7 @@ def _columns(trained: Trained) -> Table:
         "beta": runs.beta,
         "learning_rate": runs.learning_rate,
         "seed": runs.seed,
-        "status": status(runs.n, runs.beta, figures.loss, figures.mutual_information),
+        "status": status(runs.n, runs.beta, trained.steps == recipe.steps, figures),
         "steps": trained.steps,
         "loss": figures.loss,
         "recon": figures.recon,
@@ -65,33 +74,66 @@ def _columns(trained: Trained) -> Table:
     } | {name: getattr(figures, name) for name in EXACT}
 
 
-def status(n: np.ndarray, beta: np.ndarray, loss: np.ndarray, mutual_information: np.ndarray) -> np.ndarray:
-    """`diverged`: the loss is not finite; `collapsed`: n > beta, so that a code pays, yet z_L holds none; else `ok`."""
-    collapsed = (n > beta) & (mutual_information < COLLAPSED)
-    return np.where(~np.isfinite(loss), "diverged", np.where(collapsed, "collapsed", "ok"))
+def status(n: np.ndarray, beta: np.ndarray, finished: np.ndarray, figures: Evaluation) -> np.ndarray:
+    """`diverged`: stopped early or the loss is not finite; `collapsed`: n > beta, so that a code pays, yet z_L holds
+    none; else `ok`."""
+    collapsed = (n > beta) & (figures.mutual_information < COLLAPSED)
+    diverged = ~finished | ~np.isfinite(figures.loss)
+    return np.where(diverged, "diverged", np.where(collapsed, "collapsed", "ok"))
 
 
-def write(out: Path, preset: Preset, trained: list[Trained], about: dict[str, Any]) -> Table:
-    """Writes the four files into the folder `out` and returns the table; `about` goes into config.json."""
-    rows, (arch, recipe, _) = table(trained), preset
-    curves: Metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *(group.curves for group in trained))
-    config = {"schema": SCHEMA, "architecture": dataclasses.asdict(arch), "recipe": dataclasses.asdict(recipe)}
-    _replace(
-        out / "curves.npz",
-        lambda file: np.savez(file, allow_pickle=False, step=block_ends(recipe.steps), **curves._asdict()),
+def contents(trained: Trained) -> Contents:
+    """What a group's training has given."""
+    steps = block_ends(trained.group.recipe.steps)
+    return Contents(_columns(trained), {"step": steps, **trained.curves._asdict()}, _named_params(trained))
+
+
+def merge(parts: Sequence[Contents]) -> Contents:
+    """The runs of all parts, in a table's order."""
+    rows = {name: np.concatenate([part.rows[name] for part in parts]) for name in parts[0].rows}
+    order = np.lexsort([rows[name] for name in reversed(KEYS)])
+    curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in CURVES}
+    return Contents(
+        {name: column[order] for name, column in rows.items()},
+        {"step": parts[0].curves["step"], **curves},
+        _merge_params(parts, rows, np.argsort(order)),
     )
-    _replace(out / "params.npz", lambda file: np.savez(file, allow_pickle=False, **_named_params(trained)))
-    _replace(out / "config.json", lambda file: file.write(json.dumps(config | about, indent=2).encode()))
-    _replace(out / "results.csv", lambda file: file.write(_csv(rows).encode()))
-    return rows
 
 
-def _replace(path: Path, write_to: Callable[[IO[bytes]], Any]) -> None:
-    """Writes under a temporary name first, so that `path` is never half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        write_to(file)
-    os.replace(partial, path)
+def _merge_params(parts: Sequence[Contents], rows: Table, rank: np.ndarray) -> dict[str, np.ndarray]:
+    """`rows` are the parts' rows one after another, `rank` the place of each in the table."""
+    params = {}
+    for layers, n in np.unique(np.stack([rows["layers"], rows["n"]], 1), axis=0).tolist():
+        order = np.argsort(rank[(rows["layers"] == layers) & (rows["n"] == n)])
+        prefix = _prefix(layers, n)
+        held = [part.params for part in parts if any(name.startswith(prefix) for name in part.params)]
+        names = [name for name in held[0] if name.startswith(prefix)]
+        params |= {name: np.concatenate([part[name] for part in held])[order] for name in names}
+    return params
+
+
+def write(
+    out: Path, preset: Preset, trained: Sequence[Trained], about: dict[str, Any], earlier: Contents | None = None
+) -> Table:
+    """Writes the four files into the folder `out`, all or none, and returns the table of the trained and earlier runs.
+
+    `about` goes into config.json. OSError names the file that could not be written; the old files are intact then.
+    """
+    whole = merge([*([earlier] if earlier else []), *(contents(group) for group in trained)])
+    writers: files.Writers = {
+        "curves.npz": lambda file: np.savez(file, allow_pickle=False, **whole.curves),
+        "params.npz": lambda file: np.savez(file, allow_pickle=False, **whole.params),
+        "results.csv": lambda file: file.write(_csv(whole.rows).encode()),
+    }
+    files.commit(out, config(preset) | about, writers)
+    return whole.rows
+
+
+def config(preset: Preset) -> dict[str, Any]:
+    """What config.json says of the schema and the preset, as JSON would give it back."""
+    arch, recipe, _ = preset
+    parts = {"schema": SCHEMA, "architecture": dataclasses.asdict(arch), "recipe": dataclasses.asdict(recipe)}
+    return json.loads(json.dumps(parts))
 
 
 def _csv(rows: Table) -> str:
@@ -99,12 +141,11 @@ def _csv(rows: Table) -> str:
     return "".join(",".join(map(str, line)) + "\n" for line in [rows, *lines])
 
 
-def _named_params(trained: list[Trained]) -> dict[str, np.ndarray]:
-    named = {}
-    for (arch, _, runs), _, _, params, _ in trained:
-        for n in np.unique(runs.n).tolist():
-            own = models.unpad(jax.tree.map(lambda leaf, own=runs.n == n: leaf[own], params), n)
-            named |= {_prefix(arch.layers, n) + name: leaf for name, leaf in _leaves(own).items()}
+def _named_params(trained: Trained) -> dict[str, np.ndarray]:
+    (arch, _, runs), params, named = trained.group, trained.params, {}
+    for n in np.unique(runs.n).tolist():
+        own = models.unpad(jax.tree.map(lambda leaf, own=runs.n == n: leaf[own], params), n)
+        named |= {_prefix(arch.layers, n) + name: leaf for name, leaf in _leaves(own).items()}
     return named
 
 
@@ -117,17 +158,24 @@ def _leaves(params: Params) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def load(out: Path) -> Contents:
+    """All that the folder holds; Damaged where its files do not fit together."""
+    rows, curves = load_table(out), load_curves(out)
+    with files.checked(out, "params.npz") as path, np.load(path, allow_pickle=False) as file:
+        return Contents(rows, curves, dict(file))
+
+
 def load_table(out: Path) -> Table:
     """results.csv as columns; numbers are float64 or int64, `status` is text."""
-    with (out / "results.csv").open(newline="") as file:
+    with files.checked(out, "results.csv") as path, path.open(newline="", encoding="ascii") as file:
         header, *lines = csv.reader(file)
-    columns = zip(*lines, strict=True)
-    return {name: _parse(name, column) for name, column in zip(header, columns, strict=True)}
+        columns = zip(*lines, strict=True)
+        return {name: _parse(name, column) for name, column in zip(header, columns, strict=True)}
 
 
 def load_curves(out: Path) -> dict[str, np.ndarray]:
     """step [T], and sampled loss, recon and kl [R, T] in nats."""
-    with np.load(out / "curves.npz", allow_pickle=False) as file:
+    with files.checked(out, "curves.npz") as path, np.load(path, allow_pickle=False) as file:
         return dict(file)
 
 
@@ -148,19 +196,21 @@ def load_run(out: Path, layers: int, n: int, **keys: float) -> SavedRun:
     if not wanted.any():
         raise KeyError(f"{out}: no run with layers={layers}, n={n}, {keys}")
     index = int(np.flatnonzero(wanted)[0])
-    config = json.loads((out / "config.json").read_text())
-    fields: dict[str, Any] = _tuples(config["architecture"]) | {"layers": layers, "width": n}
-    arch = Architecture(**fields)
+    arch = _load_architecture(out, layers, n)
     params = _read_params(out, arch, index - int(np.flatnonzero(alike)[0]))
     return SavedRun({name: column[index].item() for name, column in rows.items()}, arch, params)
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+def _load_architecture(out: Path, layers: int, n: int) -> Architecture:
+    config = files.read_config(out)
+    with files.naming(out / files.CONFIG):
+        fields: dict[str, Any] = config["architecture"] | {"layers": layers, "width": n}
+        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return Architecture(**fields)
 
 
 def _read_params(out: Path, arch: Architecture, index: int) -> Params:
     shapes = models.shapes(arch)
-    with np.load(out / "params.npz", allow_pickle=False) as file:
+    with files.checked(out, "params.npz") as path, np.load(path, allow_pickle=False) as file:
         leaves = [jnp.asarray(file[_prefix(arch.layers, arch.width) + name][index]) for name in _leaves(shapes)]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)

@@ -7,6 +7,7 @@ the exact evaluation, padded to the largest n.
 
 import math
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,9 @@ from vae_bit.training import Metrics, Recipe, Run, State
 
 CURVE_POINTS = 200
 KINDS = (np.int32, np.uint32, np.float32, np.float32)  # of a Run's fields on the devices
-CPU_CHUNK_BYTES = 4 << 20  # one device's share of a chunk: about what stays in a core's cache between steps
+CPU_CHUNK_BYTES = 2 << 20  # one device's share of a chunk: about what a core's cache can hold
 ACCELERATOR_CHUNK_BYTES = 8 << 30
+LEAN = {"xla_backend_optimization_level": 1}  # as fast a loop as at level 3 after three quarters of the compile time
 RUN_ONCE = {"xla_backend_optimization_level": 0}  # what runs for milliseconds should not take seconds to compile
 EVALUATED = 4  # runs a device in one call of the exact evaluation
 AHEAD = 4  # groups whose programs are compiled before their turn
@@ -54,7 +56,7 @@ class Progress(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who follows a group's training: `resume` may know how far a chunk came, `report` hears of every block."""
+    """Who follows a group: `resume` may know how far a chunk came (padded or not), `report` hears of every block."""
 
     resume: Callable[[slice], Progress | None]
     report: Callable[[slice, Progress], None]
@@ -74,8 +76,9 @@ class Trained(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """A group's two functions of one chunk of runs, compiled, each split over the devices."""
+    """A group's two functions of one chunk of at most `chunk` runs, compiled, each split over the devices."""
 
+    chunk: int
     init: Callable[[Run], State]
     advance: Callable[[State, Run, np.int32], tuple[State, Metrics]]
 
@@ -127,11 +130,14 @@ def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds:
 
 def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequence[Watch] = ()) -> list[Trained]:
     """Trains and evaluates the groups in turn, while programs of others are compiled; watches[i] follows group i."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         evaluate = {arch.layers: pool.submit(compile_evaluate, arch, total) for arch, total in _depths(groups)}
         programs = _ahead(pool, [partial(compile_programs, group, chunk) for group in groups])
         calls = zip(groups, programs, watches or [UNWATCHED] * len(groups), strict=True)
-        return [train(g, program, evaluate[g.arch.layers].result(), chunk, watch) for g, program, watch in calls]
+        return [train(g, program, evaluate[g.arch.layers].result(), watch) for g, program, watch in calls]
+    finally:  # whoever stops the sweep does not wait for programs that nobody needs
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iterator[Any]:
@@ -150,20 +156,41 @@ def _depths(groups: Sequence[Group]) -> Iterator[tuple[Architecture, int]]:
         yield max(archs, key=lambda arch: arch.width), sum(runs)
 
 
-def train(
-    group: Group, programs: Programs, evaluate: Evaluate, chunk: int | None = None, watch: Watch = UNWATCHED
-) -> Trained:
-    """Trains a group, `chunk` runs at a time (by default as many as suit the cache or memory), and evaluates it."""
-    slices = chunks(group, chunk)
-    pieces = [_train_chunk(programs, group, where, slices[0].stop, watch) for where in slices]
+def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = UNWATCHED) -> Trained:
+    """Trains a group chunk by chunk and evaluates it."""
+    pieces = _train_from(0, programs, group, watch)
     state, curves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
     return Trained(group, state.step, curves, state.params, evaluate(state.params, group.runs))
 
 
-def _train_chunk(programs: Programs, group: Group, where: slice, length: int, watch: Watch) -> tuple[State, Metrics]:
+def _train_from(start: int, programs: Programs, group: Group, watch: Watch) -> list[tuple[State, Metrics]]:
+    """The runs from `start` on, in smaller chunks from where the devices run out of memory."""
+    pieces = []
+    for where in _slices(group.runs.n.size, programs.chunk, start):
+        try:
+            pieces.append(_train_chunk(programs, group, where, watch))
+        except jax.errors.JaxRuntimeError as error:
+            programs = compile_programs(group, _halved(group, programs.chunk, error))
+            return pieces + _train_from(where.start, programs, group, watch)
+    return pieces
+
+
+def _halved(group: Group, chunk: int, error: Exception) -> int:
+    """Half the chunk where the error is one of memory and a device can do with fewer runs; raises the error if not."""
+    if "RESOURCE_EXHAUSTED" not in str(error) or chunk <= jax.local_device_count():
+        raise error
+    arch, half = group.arch, math.ceil(chunk / 2)
+    notice = f"out of device memory: layers {arch.layers}, n up to {arch.width}: {half} runs at a time"
+    warnings.warn(notice, stacklevel=2)
+    return half
+
+
+def _train_chunk(programs: Programs, group: Group, where: slice, watch: Watch) -> tuple[State, Metrics]:
     count = where.stop - where.start
-    runs = _padded(group.runs, where, length)
+    runs = _padded(group.runs, where, programs.chunk)
     state, curves = watch.resume(where) or Progress(programs.init(runs), [])
+    if curves:
+        state = jax.tree.map(lambda leaf: leaf[_indices(slice(0, count), programs.chunk)], state)
     ends = block_ends(group.recipe.steps)
     for steps in np.diff(ends, prepend=0).astype(np.int32)[len(curves) :]:
         state, metrics = programs.advance(state, runs, steps)
@@ -186,29 +213,41 @@ def chunks(group: Group, chunk: int | None = None) -> list[slice]:
     return _slices(total, math.ceil(total / math.ceil(total / size)))
 
 
-def _slices(total: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+def _slices(total: int, size: int, first: int = 0) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(first, total, size)]
 
 
 def chunk_size(arch: Architecture, recipe: Recipe) -> int:
-    """Runs whose training state and widest arrays fit the budget of all local devices, at least one a device."""
+    """Runs whose training state and layers' outputs fit the budget of all local devices, at least one a device."""
     state = 3 * sum(leaf.size for leaf in jax.tree.leaves(models.shapes(arch)))
-    logits = 3 * arch.width * data.POINTS * recipe.samples
+    weight = jax.eval_shape(partial(training.nodes, recipe, arch.layers), jax.random.key(0)).weight
+    lowest, all_nodes = data.POINTS * recipe.samples, data.POINTS * weight.size
+    outputs = lowest * (sum(arch.data_hidden) + arch.width) + all_nodes * 2 * (arch.layers - 1) * sum(
+        arch.latent_hidden
+    )
     budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
-    return jax.local_device_count() * max(1, budget // (4 * (state + logits)))
+    return jax.local_device_count() * max(1, budget // (4 * (state + 3 * outputs)))
 
 
 def compile_programs(group: Group, chunk: int | None = None) -> Programs:
-    """The group's programs for chunks of the shape that `chunks` gives."""
+    """The group's programs for chunks of the shape that `chunks` gives, or smaller ones that fit into memory."""
+    first = chunks(group, chunk)[0]
+    try:
+        return _compile_programs(group, first)
+    except jax.errors.JaxRuntimeError as error:
+        return compile_programs(group, _halved(group, first.stop, error))
+
+
+def _compile_programs(group: Group, first: slice) -> Programs:
     arch, recipe, _ = group
     split, whole = PartitionSpec("runs"), PartitionSpec()
     init = _over_devices(jax.vmap(partial(training.init, arch, recipe)), split)
     advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
     advance = _over_devices(advance, split, split, whole, donate_argnums=0)
-    where = chunks(group, chunk)[0]
-    runs = _padded(group.runs, where, where.stop)
+    runs = _padded(group.runs, first, first.stop)
     state = jax.eval_shape(init, runs)
-    return Programs(init.lower(runs).compile(RUN_ONCE), advance.lower(state, runs, np.int32(0)).compile())
+    compiled = init.lower(runs).compile(RUN_ONCE), advance.lower(state, runs, np.int32(0)).compile(LEAN)
+    return Programs(first.stop, *compiled)
 
 
 def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> Any:

@@ -83,8 +83,8 @@ def _adam(recipe: Recipe) -> optax.GradientTransformation:
 def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
     """recon and kl_l at the nodes of one pass, each of a shape that broadcasts to [2, *nodes].
 
-    -ln Bernoulli(x_i; logit_i) = softplus((1 - 2 x_i) logit_i), and all dimensions of a data point are one bit. Written so,
-    no array of the logits' shape stays the same from step to step: it would be read from memory in each.
+    -ln Bernoulli(x_i; logit_i) = softplus((1 - 2 x_i) logit_i), and all dimensions of a data point are one bit. Written
+    so, no array of the logits' shape stays the same from step to step: it would be read from memory in each.
     """
     sign = jnp.repeat(jnp.asarray(1.0 - 2.0 * data.BITS, path.logits.dtype), path.z[0].size // data.POINTS)
     energy = softplus(jnp.where(mask[:, None] > 0.0, sign[None] * path.logits, -jnp.inf))
@@ -98,7 +98,7 @@ def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
 def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array, run: Run) -> tuple[Array, Metrics]:
     """The loss under the noise of one step, averaged over the two points, with its parts."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), step), data.POINTS)
-    eps, weight = jax.vmap(lambda key: _nodes(recipe, arch.layers, key))(keys)
+    eps, weight = jax.vmap(lambda key: nodes(recipe, arch.layers, key))(keys)
     path = models.forward(arch, params, run.n, eps)
     mask = data.mask(run.n, arch.width)
     if recipe.objective == "path":
@@ -115,7 +115,8 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     return loss, Metrics(loss, recon, jnp.stack(kl).sum())
 
 
-def _nodes(recipe: Recipe, layers: int, key: Array) -> noise.Noise:
+def nodes(recipe: Recipe, layers: int, key: Array) -> noise.Noise:
+    """The noise of one data point in one step."""
     if recipe.draws_groups:
         return noise.draw_groups(key, recipe.noise, layers, recipe.samples // recipe.k, recipe.k)
     return noise.draw(key, recipe.noise, layers, recipe.samples)

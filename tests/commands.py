@@ -1,0 +1,77 @@
+"""The real commands, each in a process forked from one that has imported what is slow and compiled nothing."""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+SLOW = ["experiments.plots_codes", "experiments.keeper", "rich.progress"]
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Command:
+    """A command that has been started in the folder `cwd`."""
+
+    def __init__(self, cwd: Path, name: str, *args: str, largest_file: int | None = None):
+        context = multiprocessing.get_context("forkserver")
+        self.output = [cwd / f"{time.monotonic_ns()}.{stream}" for stream in ("stdout", "stderr")]
+        self.process = context.Process(target=_run, args=(cwd, self.output, name, args, largest_file))
+        self.process.start()
+
+    def wait(self, seconds: float = 120) -> Outcome:
+        """Until it has ended by itself."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "still running"
+        return Outcome(self.process.exitcode, *(path.read_text() for path in self.output))
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Until something holds; an error where the command ends first."""
+        while not condition():
+            assert self.process.is_alive(), self.output[1].read_text()
+            time.sleep(0.003)
+
+    def kill(self, number: int) -> None:
+        """Sends a signal."""
+        os.kill(self.process.pid or 0, number)
+
+
+def prepare(cache: Path) -> None:
+    """To be called once, before the first command: it sets what every command's process inherits."""
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    multiprocessing.get_context("forkserver").set_forkserver_preload(SLOW)
+
+
+def _run(cwd: Path, output: list[Path], name: str, args: tuple[str, ...], largest_file: int | None) -> None:
+    for descriptor, path in enumerate(output, 1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), descriptor)
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    os.chdir(cwd)
+    sys.argv = [name, *args]
+    status = 0
+    try:
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        status = stop.code or 0
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)  # taking the interpreter down in order takes two seconds
