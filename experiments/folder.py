@@ -16,8 +16,8 @@ import numpy as np
 from experiments.options import BadInput
 from vae_bit import files, results, sweep
 from vae_bit.presets import Preset
+from vae_bit.programs import Group
 from vae_bit.results import KEYS, Table
-from vae_bit.sweep import Group
 
 LOCK = "lock"
 CHECKPOINTS = "checkpoints"

@@ -15,7 +15,8 @@ import numpy as np
 
 from vae_bit import checkpoint, sweep
 from vae_bit.files import Damaged
-from vae_bit.sweep import Group, Progress, Watch
+from vae_bit.programs import Group
+from vae_bit.sweep import Progress, Watch
 
 SHARE = 0.02  # of the time, which saving what is finished may take
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

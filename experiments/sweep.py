@@ -30,7 +30,8 @@ from experiments.options import BadInput, Choice, Fault, NonEmpty, Number, Numbe
 from vae_bit import files, results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset
-from vae_bit.sweep import Group, Progress, Trained
+from vae_bit.programs import Group
+from vae_bit.sweep import Progress, Trained
 from vae_bit.training import Objective
 
 FLAGS = flags.FLAGS

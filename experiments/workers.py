@@ -16,9 +16,9 @@ import numpy as np
 
 from experiments import peer_numpy, peers
 from experiments.peers import Trainer
-from vae_bit import sweep
+from vae_bit import programs, sweep
 from vae_bit.presets import PRESETS
-from vae_bit.sweep import Group
+from vae_bit.programs import Group
 from vae_bit.training import Run
 
 CORES = os.cpu_count() or 1
@@ -52,13 +52,13 @@ class Time(NamedTuple):
 
 
 def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = True) -> Trainer:
-    """`vae_bit.sweep`'s programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
+    """Our own programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
     group = our_group(preset, layers, n, seeds)
-    programs, chunks = sweep.compile_programs(group), our_chunks(group)
+    compiled, chunks = programs.compile_programs(group), our_chunks(group)
     states: dict[int, Any] = {}
 
     def advance_chunk(i, steps):
-        state, metrics = programs.advance(states.pop(i, None) or programs.init(chunks[i]), chunks[i], np.int32(steps))
+        state, metrics = compiled.advance(states.pop(i, None) or compiled.init(chunks[i]), chunks[i], np.int32(steps))
         if keep:
             states[i] = state
         return np.asarray(metrics.loss)
@@ -81,10 +81,8 @@ def our_group(preset: str, layers: int, n: int, seeds: Sequence[int]) -> Group:
 
 def our_chunks(group: Group) -> list[Run]:
     """The runs of each chunk as the programs take them: of one length, which the devices share evenly."""
-    slices, devices = sweep.chunks(group), jax.local_device_count()
-    length = -(-slices[0].stop // devices) * devices
-    index = [np.minimum(where.start + np.arange(length), where.stop - 1) for where in slices]
-    return [Run(*(f[i].astype(kind) for f, kind in zip(group.runs, sweep.KINDS, strict=True))) for i in index]
+    slices = programs.chunks(group)
+    return [programs.padded(group.runs, where, slices[0].stop) for where in slices]
 
 
 # Freed memory is kept, as buffers allocated once would be; processes share the work.

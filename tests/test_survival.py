@@ -21,6 +21,7 @@ from commands import Command
 
 from experiments import folder, keeper
 from vae_bit import checkpoint, results, sweep
+from vae_bit.programs import Programs, chunks, compile_evaluate, compile_programs
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics, State
 
@@ -401,37 +402,37 @@ THE_PARAMETERS: Any = lambda params, runs: params  # noqa: E731 - in place of th
 @pytest.fixture
 def small_memory(monkeypatch):
     """Devices with room for chunks of so many runs, whose programs only count steps: the parameter is the seed."""
-    chunks = []
+    sizes = []
 
     def programs(most, group, chunk=None):
-        chunks.append(sweep.chunks(group, chunk)[0].stop)
+        sizes.append(chunks(group, chunk)[0].stop)
 
         def init(runs):
             return State(jnp.zeros(runs.n.size, jnp.int32), {"q": [runs.seed]}, ())
 
         def advance(state, runs, steps):
-            if chunks[-1] > most and state.step[0] > 1 and 5 in runs.seed:
+            if sizes[-1] > most and state.step[0] > 1 and 5 in runs.seed:
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
             return state._replace(step=state.step + steps), Metrics(*[runs.seed.astype(np.float32)] * 3)
 
-        return sweep.Programs(chunks[-1], init, advance)
+        return Programs(sizes[-1], init, advance)
 
     def limit(most):
         monkeypatch.setattr(sweep, "compile_programs", functools.partial(programs, most))
-        return chunks
+        return sizes
 
     return limit
 
 
 def test_out_of_memory_the_chunk_is_halved(tiny, small_memory):
     """In the third; what is done by then stays."""
-    chunks = small_memory(3)
+    sizes = small_memory(3)
     (group,) = sweep.plan(tiny["default"], [1], [2], [1.0], [1e-2], [*range(10, 18), *range(9)])
     heard = []
     watch = sweep.UNWATCHED._replace(report=lambda runs, progress: heard.append((runs.start, runs.stop)))
     with pytest.warns(UserWarning, match="out of device memory: layers 1, n up to 2: .* runs at a time") as notices:
         trained = sweep.train(group, sweep.compile_programs(group, 8), THE_PARAMETERS, watch)
-    assert chunks == [6, 3]
+    assert sizes == [6, 3]
     assert len(notices) == 1
     np.testing.assert_array_equal(trained.params["q"][0], group.runs.seed)
     np.testing.assert_array_equal(trained.curves.loss[:, -1], group.runs.seed)
@@ -451,7 +452,7 @@ def wide(tiny, quick_compile):
     """64 runs of one layer, their programs and their healthy outcome."""
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=60))
     (group,) = sweep.plan(preset, [1], [2], [1.0], [1e-2], range(64))
-    programs = sweep.compile_programs(group), sweep.compile_evaluate(group.arch, 64)
+    programs = compile_programs(group), compile_evaluate(group.arch, 64)
     return group, programs, sweep.train(group, *programs)
 
 

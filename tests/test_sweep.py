@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_bit import exact, sweep, training
+from vae_bit import exact, programs, sweep, training
 from vae_bit.exact import Evaluation
 from vae_bit.training import Run
 
@@ -71,7 +71,7 @@ def test_block_ends(steps):
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 100, None])
 def test_chunks_cover_the_runs_once(tiny, chunk):
     group = small_group(tiny)
-    slices = sweep.chunks(group, chunk)
+    slices = programs.chunks(group, chunk)
     assert np.concatenate([np.arange(7)[where] for where in slices]).tolist() == list(range(7))
     sizes = [where.stop - where.start for where in slices]
     assert max(sizes) <= (chunk or 7)
@@ -81,7 +81,7 @@ def test_chunks_cover_the_runs_once(tiny, chunk):
 
 def test_a_chunk_is_at_least_a_run_for_each_device(tiny):
     (group,) = sweep.plan(tiny["original"], [2], [1_000_000], [1.0], [1e-3], [0])
-    assert sweep.chunk_size(group.arch, group.recipe) == jax.local_device_count() == 3
+    assert programs.chunk_size(group.arch, group.recipe) == jax.local_device_count() == 3
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_devices_and_chunks_change_nothing(tiny, alone, quick_evaluation, monkey
     jax.tree.map(assert_close, (trained.curves, trained.params), alone)
     assert trained.curves.loss.shape == (7, 21)
     np.testing.assert_array_equal(trained.evaluation.valid_mass, group.runs.n)
-    expected = [(where, points) for where in sweep.chunks(group, chunk) for points in range(1, 22)]
+    expected = [(where, points) for where in programs.chunks(group, chunk) for points in range(1, 22)]
     assert [(runs, len(curves)) for runs, curves in blocks] == expected
     for runs, curves in blocks:
         np.testing.assert_array_equal(np.stack([m.loss for m in curves], 1), trained.curves.loss[runs, : len(curves)])
@@ -128,9 +128,9 @@ def test_training_again_from_any_block_gives_the_same_bits(tiny, quick_evaluatio
         if len(progress.curves) == point:
             kept[runs.start] = progress._replace(state=jax.tree.map(np.asarray, progress.state))
 
-    programs, evaluate = sweep.compile_programs(group, 4), sweep.compile_evaluate(group.arch, 7)
-    first = sweep.train(group, programs, evaluate, sweep.UNWATCHED._replace(report=keep))
-    again = sweep.train(group, programs, evaluate, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs.start]))
+    both = programs.compile_programs(group, 4), programs.compile_evaluate(group.arch, 7)
+    first = sweep.train(group, *both, sweep.UNWATCHED._replace(report=keep))
+    again = sweep.train(group, *both, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs.start]))
     assert sorted(kept) == [0, 4]
     jax.tree.map(np.testing.assert_array_equal, first[1:], again[1:])
 

@@ -19,7 +19,8 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
 from vae_bit import files, training
-from vae_bit.sweep import Group, Progress
+from vae_bit.programs import Group
+from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
 
 DIGEST = ".sha256"

@@ -1,0 +1,149 @@
+"""Compiled programs of groups of runs: training of one chunk at a time, and the exact evaluation of a few runs.
+
+Each program takes the runs of a chunk by `vmap` and splits them over all local devices by `shard_map`.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec
+
+from vae_bit import data, exact, models, training
+from vae_bit.exact import Evaluation
+from vae_bit.models import Architecture, Params
+from vae_bit.training import Metrics, Recipe, Run, State
+
+KINDS = (np.int32, np.uint32, np.float32, np.float32)  # of a Run's fields on the devices
+CPU_CHUNK_BYTES = 2 << 20  # one device's share of a chunk: about what a core's cache can hold
+ACCELERATOR_CHUNK_BYTES = 8 << 30
+LEAN = {"xla_backend_optimization_level": 1}  # as fast a loop as at level 3 after three quarters of the compile time
+RUN_ONCE = {"xla_backend_optimization_level": 0}  # what runs for milliseconds should not take seconds to compile
+EVALUATED = 4  # runs a device in one call of the exact evaluation
+
+
+class Group(NamedTuple):
+    """Runs [R] that share every static shape."""
+
+    arch: Architecture
+    recipe: Recipe
+    runs: Run
+
+
+class Programs(NamedTuple):
+    """A group's two functions of one chunk of at most `chunk` runs, compiled, each split over the devices."""
+
+    chunk: int
+    init: Callable[[Run], State]
+    advance: Callable[[State, Run, np.int32], tuple[State, Metrics]]
+
+
+Evaluate = Callable[[Params, Run], Evaluation]
+
+
+def chunks(group: Group, chunk: int | None = None) -> list[slice]:
+    """Slices that cover the group's runs, as few as `chunk` allows, of one length but for the last."""
+    total = group.runs.n.size
+    size = min(chunk or chunk_size(group.arch, group.recipe), total)
+    return slices(total, math.ceil(total / math.ceil(total / size)))
+
+
+def slices(total: int, size: int, first: int = 0) -> list[slice]:
+    """Indices from `first` up to `total`, `size` at a time."""
+    return [slice(start, min(start + size, total)) for start in range(first, total, size)]
+
+
+def chunk_size(arch: Architecture, recipe: Recipe) -> int:
+    """Runs whose training state and layers' outputs fit the budget of all local devices, at least one a device."""
+    state = 3 * sum(leaf.size for leaf in jax.tree.leaves(models.shapes(arch)))
+    weight = jax.eval_shape(partial(training.nodes, recipe, arch.layers), jax.random.key(0)).weight
+    lowest = data.POINTS * recipe.samples * (sum(arch.data_hidden) + arch.width)
+    outputs = lowest + data.POINTS * weight.size * 2 * (arch.layers - 1) * sum(arch.latent_hidden)
+    budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
+    return jax.local_device_count() * max(1, budget // (4 * (state + 3 * outputs)))
+
+
+def halved(group: Group, chunk: int, error: Exception) -> int:
+    """Half the chunk where the error is one of memory and a device can do with fewer runs; raises the error if not."""
+    if "RESOURCE_EXHAUSTED" not in str(error) or chunk <= jax.local_device_count():
+        raise error
+    arch, half = group.arch, math.ceil(chunk / 2)
+    notice = f"out of device memory: layers {arch.layers}, n up to {arch.width}: {half} runs at a time"
+    warnings.warn(notice, stacklevel=2)
+    return half
+
+
+def compile_programs(group: Group, chunk: int | None = None) -> Programs:
+    """The group's programs for chunks of the shape that `chunks` gives, or smaller ones that fit into memory."""
+    first = chunks(group, chunk)[0]
+    try:
+        return _compile_programs(group, first)
+    except jax.errors.JaxRuntimeError as error:
+        return compile_programs(group, halved(group, first.stop, error))
+
+
+def _compile_programs(group: Group, first: slice) -> Programs:
+    arch, recipe, _ = group
+    split, whole = PartitionSpec("runs"), PartitionSpec()
+    init = _over_devices(jax.vmap(partial(training.init, arch, recipe)), split)
+    advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
+    advance = _over_devices(advance, split, split, whole, donate_argnums=0)
+    runs = padded(group.runs, first, first.stop)
+    state = jax.eval_shape(init, runs)
+    compiled = init.lower(runs).compile(RUN_ONCE), advance.lower(state, runs, np.int32(0)).compile(LEAN)
+    return Programs(first.stop, *compiled)
+
+
+def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> Any:
+    mesh = jax.make_mesh((jax.local_device_count(),), ("runs",), axis_types=(AxisType.Auto,))
+    split = PartitionSpec("runs")
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False), **options)
+
+
+def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
+    """The exact evaluation in float64 of runs [R] of any n up to arch.width; `total` is how many there are to be.
+
+    A few are evaluated at a time and one after another on each device: that keeps memory small and loses no speed.
+    """
+    split = PartitionSpec("runs")
+    program = _over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, *a), args), split, split)
+    devices = jax.local_device_count()
+    size = devices * min(EVALUATED, math.ceil(total / devices))
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), models.shapes(arch))
+    runs: Any = [jax.ShapeDtypeStruct((size,), kind) for kind in KINDS]
+    with jax.enable_x64(True):
+        program = program.lower(params, Run(*runs)).compile()
+
+    def evaluate_few(params: Params, runs: Run, where: slice) -> Evaluation:
+        params = models.pad(jax.tree.map(lambda leaf: leaf[indices(where, size)], params), arch.width)
+        with jax.enable_x64(True):
+            evaluation = program(params, padded(runs, where, size))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: where.stop - where.start], evaluation)
+
+    def evaluate(params: Params, runs: Run) -> Evaluation:
+        pieces = [evaluate_few(params, runs, where) for where in slices(runs.n.size, size)]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+    return evaluate
+
+
+def _evaluate(arch: Architecture, params: Params, run: Run) -> Evaluation:
+    params, beta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, run.beta))
+    return exact.evaluate(models.chain(arch, params, run.n), beta)
+
+
+def padded(runs: Run, where: slice, length: int) -> Run:
+    """The chosen runs as every program takes them, in 32 bits, whether it was compiled for float64 or not."""
+    index = indices(where, length)
+    return Run(*(field[index].astype(kind) for field, kind in zip(runs, KINDS, strict=True)))
+
+
+def indices(where: slice, length: int) -> np.ndarray:
+    """The slice, its last index repeated until there are `length` and the devices share them evenly."""
+    devices = jax.local_device_count()
+    return np.minimum(where.start + np.arange(math.ceil(length / devices) * devices), where.stop - 1)
