@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -85,6 +86,19 @@ def use_all_cores() -> None:
     """Makes one CPU device of each core this process may use; to be called before JAX starts."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def keep_programs(folder: str) -> None:
+    """Keeps compiled programs in `folder` for later commands; BadInput where it cannot or where others may write."""
+    try:
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.stat(folder)
+    except OSError as error:
+        raise BadInput(f"--compilation_cache={folder}: {error.strerror}; expected a folder") from error
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise BadInput(f"--compilation_cache={folder}: others can write programs there; expected a folder of your own")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def run(main: Callable[[], int | None]) -> None:

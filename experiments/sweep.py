@@ -44,7 +44,6 @@ POSITIVES = (
     float(np.finfo(np.float32).max),
     "comma-separated positive numbers within float32's range",
 )
-
 SECONDS = Number(float, 0.0, 1e9, "seconds, 0 or more")
 
 define(Numbers(*NATURALS), "n", [1, 5, 1000], "Data dimensions: the data are 0^n and 1^n.")
@@ -62,7 +61,9 @@ define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi
 define(Choice(PRESETS), "preset", "default", "The recipe: ours, or the post's.")
 define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
 define(SECONDS, "checkpoint_every", 30.0, "Seconds of training after which what is unfinished is saved.")
+define(NonEmpty(), "compilation_cache", None, "Folder that keeps compiled programs for later sweeps.")
 flags.DEFINE_bool("resume", False, "Goes on with the sweep in --out, or adds seeds and n to it.")
+
 SETTINGS = ("preset", "layers", "n", "beta", "learning_rate", "first_seed", "seeds")
 OVERRIDES = ("steps", "samples", "noise", "objective", "k")
 
@@ -80,6 +81,8 @@ def main() -> int:
     warnings.showwarning = lambda message, *_: print(f"notice: {message}", file=sys.stderr)
     if FLAGS.resume and not FLAGS.out:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
+    if FLAGS.compilation_cache:
+        options.keep_programs(FLAGS.compilation_cache)
     fresh = None if FLAGS.resume else order()
     with folder.opened(FLAGS.out, FLAGS.resume) as out:
         try:

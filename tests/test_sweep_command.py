@@ -33,7 +33,8 @@ def command(folder, *args):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    return folder, command(folder, "--n=1,3,3", "--layers=1,2", "--seeds=3", "--steps=3", "--first_seed=4294967293")
+    grid = "--n=1,3,3", "--layers=1,2", "--seeds=3", "--steps=3", "--first_seed=4294967293"
+    return folder, command(folder, *grid, "--compilation_cache=kept/programs")
 
 
 def test_a_sweep_writes_its_files_into_a_new_folder(finished):
@@ -58,6 +59,22 @@ def test_a_sweep_writes_its_files_into_a_new_folder(finished):
     assert config["settings"]["first_seed"] == 2**32 - 3
     assert config["versions"]["jax"]
     assert config["devices"]
+
+
+def test_compiled_programs_are_kept_in_a_private_folder(finished):
+    kept = finished[0] / "kept" / "programs"
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert sum(path.name.startswith(("jit_advance", "jit__lambda")) for path in kept.iterdir()) >= 4
+
+
+def test_a_cache_where_others_can_write_is_refused(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    process = command(tmp_path, "--compilation_cache=shared")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: --compilation_cache=shared: others can write programs there; expected")
+    assert len(process.stderr.splitlines()) == 1
+    assert contents(tmp_path) == ["shared"]
 
 
 def test_the_printed_table_is_the_saved_one(finished):
