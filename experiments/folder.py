@@ -21,6 +21,7 @@ from vae_bit.results import KEYS, Table
 
 LOCK = "lock"
 CHECKPOINTS = "checkpoints"
+BEGINNINGS = {LOCK, f"{files.CONFIG}.partial"}  # all that a sweep killed at its start leaves
 FIXED = ("preset", "layers", "beta", "learning_rate", "first_seed", "chunk")  # settings that a resumed sweep shares
 Stage = dict[str, Any]  # n and seeds of the grid that a sweep began with, or was extended to
 
@@ -29,14 +30,15 @@ Stage = dict[str, Any]  # n and seeds of the grid that a sweep began with, or wa
 def opened(given: str | None, resume: bool) -> Iterator[Path]:
     """The folder of `--out`, or a new one, which no other sweep may use meanwhile; BadInput where it cannot serve."""
     out = Path(given or f"runs/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}")
-    _refuse(out, resume)
     try:
+        _refuse(out, resume)
         out.mkdir(parents=True, exist_ok=True)
         lock = _lock(out / LOCK)
     except BlockingIOError as error:
         raise BadInput(f"--out={out}: another sweep is writing there; expected a folder of its own") from error
-    except OSError as error:
-        raise BadInput(f"--out={out}: {error.strerror}; expected a folder that can be written") from error
+    except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(f"--out={out}: {reason}; expected a folder that can be written") from error
     with open(lock):
         try:
             _refuse(out, resume)
@@ -55,6 +57,8 @@ def _refuse(out: Path, resume: bool) -> None:
     if (config or table) and not resume:
         held = "results" if table else "an unfinished sweep"
         raise BadInput(f"--out={out}: holds {held} already; expected a new or empty folder, or --resume to go on")
+    if not resume and out.is_dir() and (others := {path.name for path in out.iterdir()} - BEGINNINGS):
+        raise BadInput(f"--out={out}: holds {min(others)}; expected a new or empty folder")
     if resume and not config:
         raise BadInput(f"--out={out}: holds no {files.CONFIG}; expected the folder of a sweep to resume")
     for path in [*out.glob("*"), *out.glob(f"{CHECKPOINTS}/**/*")]:
@@ -132,4 +136,5 @@ def _keys(group: Group) -> list[tuple]:
 
 def load_results(out: Path) -> results.Contents | None:
     """What the folder holds of finished runs."""
-    return results.load(out) if (out / "results.csv").exists() else None
+    written = "results.csv" in files.read_config(out).get("files", {}) if (out / files.CONFIG).exists() else False
+    return results.load(out) if written or (out / "results.csv").exists() else None

@@ -22,8 +22,8 @@ SHARE = 0.02  # of the time, which saving what is finished may take
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
-    """A signal has asked the sweep to stop; `signal` is its number."""
+class Stopped(BaseException):
+    """A signal has asked the sweep to stop; `signal` is its number. No Exception, lest it be taken for a fault."""
 
     def __init__(self, number: int):
         self.signal = signal.Signals(number)
@@ -68,21 +68,23 @@ class Keeper:
             checkpoint.remove(self.folder, group, where)
             progress = None
         self._training = progress is None or not _finished(group, progress)
+        if self._signal is not None:
+            raise Stopped(self._signal)
         return progress
 
     def _report(self, group: Group, show: Callable[[slice, Progress], None], where: slice, progress: Progress) -> None:
         show(where, progress)
-        now = time.monotonic()
+        now, number = time.monotonic(), self._signal
         finished = _finished(group, progress)
-        due = self._signal is not None or now - self._saved >= self.seconds
+        due = number is not None or now - self._saved >= self.seconds
         if finished or due:
             state = jax.tree.map(np.asarray, progress.state)
             self._unsaved.append((group, where, progress._replace(state=state)))
         if due or (finished and self._spent <= SHARE * (now - self._start)):
             self.save()
         self._training = not finished
-        if self._signal is not None:
-            raise Stopped(self._signal)
+        if number is not None:
+            raise Stopped(number)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         for each in SIGNALS:

@@ -83,9 +83,11 @@ def define(parser: flags.ArgumentParser, name: str, default: Any, help: str) -> 
 
 
 def use_all_cores() -> None:
-    """Makes one CPU device of each core this process may use; to be called before JAX starts."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    """Makes one CPU device of each core this process may use, unless the user has chosen; call it before JAX starts."""
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ
+    if not chosen and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", usable or 1)
 
 
 def keep_programs(folder: str) -> None:
@@ -98,7 +100,7 @@ def keep_programs(folder: str) -> None:
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise BadInput(f"--compilation_cache={folder}: others can write programs there; expected a folder of your own")
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def run(main: Callable[[], int | None]) -> None:

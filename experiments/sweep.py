@@ -47,8 +47,8 @@ POSITIVES = (
 SECONDS = Number(float, 0.0, 1e9, "seconds, 0 or more")
 
 define(Numbers(*NATURALS), "n", [1, 5, 1000], "Data dimensions: the data are 0^n and 1^n.")
-define(Numbers(*NATURALS), "layers", [1, 2], "Numbers of stochastic layers.")
-define(Number(*NATURAL), "seeds", 8, "How many seeds for each setting.")
+define(Numbers(int, 1, 6, "comma-separated integers from 1 to 6"), "layers", [1, 2], "Numbers of stochastic layers.")
+define(Number(int, 1, 10**6, "a positive integer up to 1,000,000"), "seeds", 8, "How many seeds for each setting.")
 define(Number(int, 0, 2**32 - 1, "an integer in [0, 2^32)"), "first_seed", 0, "The first of the consecutive seeds.")
 define(Numbers(*POSITIVES), "beta", [1.0], "Weights of the KL in loss = recon + beta * KL.")
 define(Numbers(*POSITIVES), "learning_rate", None, "Adam's initial learning rates; the preset's unless given.")
@@ -99,8 +99,8 @@ def carry_out(order: Order, out: Path) -> results.Table:
     earlier = folder.load_results(out)
     settings, stages = order.config["settings"], order.config["stages"]
     groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
-    files.write_config(out, order.config)
     if groups:
+        files.write_config(out, order.config)
         rows = results.write(out, order.preset, train(groups, out), order.config, earlier)
     else:
         rows = results.load_table(out)
@@ -119,7 +119,9 @@ def train(groups: list[Group], out: Path) -> list[Trained]:
     with progress_bars(groups) as reports:
         watches = [keeper.watch(group, report) for group, report in zip(groups, reports, strict=True)]
         try:
-            return sweep.train_all(groups, FLAGS.chunk, watches)
+            trained = sweep.train_all(groups, FLAGS.chunk, watches)
+            keeper.save()  # the results may not find room
+            return trained
         except (Stopped, jax.errors.JaxRuntimeError) as error:
             keeper.save()
             if "RESOURCE_EXHAUSTED" not in str(error):

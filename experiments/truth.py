@@ -57,7 +57,7 @@ def follow(case: Case, began: float, allowed: float) -> Path:
     seconds, snapshots = [], []
     for _ in range(ORIGINAL.recipe.steps // BLOCK):
         trainer.advance(BLOCK)
-        snapshots.append(jax.tree.map(np.asarray, trainer.params()))
+        snapshots.append(jax.tree.map(np.array, trainer.params()))
         seconds.append(time.time() - began)
         if seconds[-1] > allowed and len(seconds) > 1:
             break

@@ -235,4 +235,4 @@ def test_merged_parts_are_the_whole(trained):
             parts.append(results.contents(type(group)(group.group._replace(runs=runs), *fields)))
     again = results.merge(parts[::-1])
     jax.tree.map(np.testing.assert_array_equal, again, whole)
-    assert whole.rows["n"].tolist() == results.table(trained)["n"].tolist()
+    assert whole.rows["n"].tolist() == results.merge([results.contents(group) for group in trained]).rows["n"].tolist()

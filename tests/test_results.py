@@ -21,7 +21,7 @@ COLUMNS = HEADER.split(",")
 
 @pytest.fixture(scope="module")
 def rows(trained):
-    return results.table(trained)
+    return results.merge([results.contents(group) for group in trained]).rows
 
 
 @pytest.fixture(scope="module")

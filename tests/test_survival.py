@@ -463,7 +463,7 @@ def test_three_of_64_runs_diverge_and_change_no_bit_of_the_others(wide):
     mixed = sweep.train(group._replace(runs=group.runs._replace(learning_rate=rate)), *programs)
     for mine, theirs in zip(jax.tree.leaves(mixed[1:]), jax.tree.leaves(healthy[1:]), strict=True):
         np.testing.assert_array_equal(mine[~bad], theirs[~bad])
-    rows = results.table([mixed])
+    rows = results.contents(mixed).rows
     np.testing.assert_array_equal(rows["status"] == "diverged", bad)
     assert set(rows["steps"][~bad]) == {60}
     assert np.all((rows["steps"][bad] > 0) & (rows["steps"][bad] < 60))

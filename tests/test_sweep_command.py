@@ -111,7 +111,7 @@ WRONG = {  # arguments -> what the one line must name: flag, value, what is allo
     "--n=1,,5": ("--n=1,,5", "''", "positive integers"),
     "--n=2147483648": ("--n=2147483648", "positive integers below 2^31"),
     "--n=1 --n=5": ("--n=5", "already defined", "1"),
-    "--layers=0": ("--layers=0", "positive integers"),
+    "--layers=0": ("--layers=0", "integers from 1 to 6"),
     "--seeds=0": ("--seeds=0", "positive integer"),
     "--seeds=1,2": ("--seeds=1,2", "positive integer"),
     "--steps=0": ("--steps=0", "positive integer"),

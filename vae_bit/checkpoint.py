@@ -20,7 +20,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 
 from vae_bit import files, training
 from vae_bit.programs import Group
-from vae_bit.sweep import Progress
+from vae_bit.sweep import Progress, block_ends
 from vae_bit.training import Metrics
 
 DIGEST = ".sha256"
@@ -29,7 +29,8 @@ OVERHEAD = 1 << 18  # bytes that a checkpoint takes beside its arrays: some twen
 
 def name(group: Group, where: slice) -> str:
     """A folder name for some runs of the group, the same for equal runs, architecture and recipe alone."""
-    content = repr((group.arch, group.recipe, [field[where].tolist() for field in group.runs]))
+    blocks, runs = block_ends(group.recipe.steps).size, [field[where].tolist() for field in group.runs]
+    content = repr((group.arch, group.recipe, blocks, runs))
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     return f"layers={group.arch.layers}_width={group.arch.width}_runs={where.stop - where.start}_{digest}"
 

@@ -51,12 +51,11 @@ def chunks(group: Group, chunk: int | None = None) -> list[slice]:
     """Slices that cover the group's runs, as few as `chunk` allows, of one length but for the last."""
     total = group.runs.n.size
     size = min(chunk or chunk_size(group.arch, group.recipe), total)
-    return slices(total, math.ceil(total / math.ceil(total / size)))
+    return _slices(total, math.ceil(total / math.ceil(total / size)))
 
 
-def slices(total: int, size: int, first: int = 0) -> list[slice]:
-    """Indices from `first` up to `total`, `size` at a time."""
-    return [slice(start, min(start + size, total)) for start in range(first, total, size)]
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 def chunk_size(arch: Architecture, recipe: Recipe) -> int:
@@ -127,7 +126,7 @@ def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: where.stop - where.start], evaluation)
 
     def evaluate(params: Params, runs: Run) -> Evaluation:
-        pieces = [evaluate_few(params, runs, where) for where in slices(runs.n.size, size)]
+        pieces = [evaluate_few(params, runs, where) for where in _slices(runs.n.size, size)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
     return evaluate

@@ -47,12 +47,6 @@ class SavedRun(NamedTuple):
     params: Params
 
 
-def table(trained: list[Trained]) -> Table:
-    """Keys, status and exact figures (nats) of every run."""
-    parts = [_columns(group) for group in trained]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
 def _columns(trained: Trained) -> Table:
     arch, recipe, _ = trained.group
     runs, figures = jax.tree.map(np.asarray, (trained.group.runs, trained.evaluation))

@@ -28,7 +28,6 @@ from vae_bit.programs import (
     halved,
     indices,
     padded,
-    slices,
 )
 from vae_bit.training import Metrics, Run, State
 
@@ -131,27 +130,34 @@ def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iter
 
 def _depths(groups: Sequence[Group]) -> Iterator[tuple[Architecture, int]]:
     """The widest architecture of each depth, and how many runs have that depth."""
-    for _, alike in groupby(groups, lambda group: group.arch.layers):
+    for _, alike in groupby(sorted(groups, key=_depth), _depth):
         archs, runs = zip(*((group.arch, group.runs.n.size) for group in alike), strict=True)
         yield max(archs, key=lambda arch: arch.width), sum(runs)
 
 
+def _depth(group: Group) -> int:
+    return group.arch.layers
+
+
 def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = UNWATCHED) -> Trained:
     """Trains a group chunk by chunk and evaluates it."""
-    pieces = _train_from(0, programs, group, watch)
+    pieces = _train_chunks(programs, group, watch)
     state, curves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
     return Trained(group, state.step, curves, state.params, evaluate(state.params, group.runs))
 
 
-def _train_from(start: int, programs: Programs, group: Group, watch: Watch) -> list[tuple[State, Metrics]]:
-    """The runs from `start` on, in smaller chunks from where the devices run out of memory."""
-    pieces = []
-    for where in slices(group.runs.n.size, programs.chunk, start):
+def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[State, Metrics]]:
+    """Chunk by chunk, in smaller ones from where the devices run out of memory."""
+    pieces, start, smaller = [], 0, None
+    while start < group.runs.n.size:
+        if smaller:  # not while the error is handled, as that keeps the large chunk in memory
+            programs, smaller = compile_programs(group, smaller), None
+        where = slice(start, min(start + programs.chunk, group.runs.n.size))
         try:
             pieces.append(_train_chunk(programs, group, where, watch))
+            start = where.stop
         except jax.errors.JaxRuntimeError as error:
-            programs = compile_programs(group, halved(group, programs.chunk, error))
-            return pieces + _train_from(where.start, programs, group, watch)
+            smaller = halved(group, programs.chunk, error)
     return pieces
 
 

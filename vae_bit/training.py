@@ -1,4 +1,4 @@
-"""Training of one run: its state, one step, a block of steps. Batching is `vmap` outside, in `vae_bit.sweep`."""
+"""Training of one run: its state, one step, a block of steps. Batching is `vmap` outside, in `vae_bit.programs`."""
 
 import math
 from dataclasses import dataclass
