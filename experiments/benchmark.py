@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import floor, options, plots_benchmark, style, truth, workers
-from experiments.options import BadInput, NonEmpty, define
+from experiments.options import BadInput, NonEmpty, define, say
 from experiments.workers import DEVICES, PEERS, WAYS, Case, Team, Time
+from vae_bit import files
 from vae_bit.presets import PRESETS
 
 SCHEMA = 1
@@ -81,15 +82,20 @@ def main() -> None:
     """Measures section by section, prints each table when it is done, and writes benchmark.json and benchmark.png."""
     quick = flags.FLAGS.quick
     out, console = results_folder(flags.FLAGS.out), Console(width=None if sys.stdout.isatty() else WIDTH)
-    print("Time per seed and training step, wall and processor, in microseconds; medians of interleaved repeats.")
+    say("Time per seed and training step, wall and processor, in microseconds; medians of interleaved repeats.")
     start, where = time.perf_counter(), machine()
     size = fitting(QUICK if quick else FULL, where["backend"])
-    record = {"schema": SCHEMA, "quick": quick, "machine": where} | measure(size, console)
+    record = {"schema": SCHEMA, "quick": quick, "machine": where}
+    for name, rows, title, columns in sections(size, record):
+        record[name] = rows
+        files.write(out / "benchmark.json", lambda file: file.write(json.dumps(record, indent=2).encode()))
+        with console.capture() as capture:
+            console.print(table(title, rows, columns))
+        say(capture.get(), end="")
     if quick:
-        print("--quick leaves out time to truth and scaling, torch.compile, and peers but for one layer and n = 5.")
-    (out / "benchmark.json").write_text(json.dumps(record, indent=2))
+        say("--quick leaves out time to truth and scaling, torch.compile, and peers but for one layer and n = 5.")
     style.save(plots_benchmark.bars(record), out / "benchmark.png")
-    print(f"{time.perf_counter() - start:.0f} s: {out}")
+    say(f"{time.perf_counter() - start:.0f} s: {out}")
 
 
 def fitting(size: Size, backend: str) -> Size:
@@ -136,20 +142,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-def measure(size: Size, console: Console) -> dict[str, Any]:
-    """Every section's measurements."""
+def sections(size: Size, record: dict[str, Any]) -> Iterator[tuple[str, list[Row], str, dict[str, str]]]:
+    """Every section's name, measurements, title and columns, one after another."""
     rates = measure_floor(size)
+    record["rates"] = rates._asdict()
     own = [Case(way, *setting, seeds) for setting in size.settings for way in OURS for seeds in size.seeds]
-    rows = [with_floor(row, rates) for row in measure_cases(own, size)]
-    console.print(table("Our training", rows, OWN_COLUMNS))
-    peers = measure_peers(size)
-    console.print(table("The post's recipe, by others", peers, PEER_COLUMNS))
-    truths = [measure_truth(way, n, size) for n in size.truth_n for way in (*OURS, *size.truth_peers)]
-    scales = measure_scaling(size)
-    if truths:
-        console.print(table("Time to truth: 16 seeds of one layer, from process start", truths, TRUTH_COLUMNS))
-        console.print(table("Scaling: one layer, default preset", scales, SCALE_COLUMNS))
-    return {"rates": rates._asdict(), "ours": rows, "peers": peers, "truth": truths, "scaling": scales}
+    yield "ours", [with_floor(row, rates) for row in measure_cases(own, size)], "Our training", OWN_COLUMNS
+    yield "peers", measure_peers(size), "The post's recipe, by others", PEER_COLUMNS
+    if size.truth_n:
+        truths = [measure_truth(way, n, size) for n in size.truth_n for way in (*OURS, *size.truth_peers)]
+        yield "truth", truths, "Time to truth: 16 seeds of one layer, from process start", TRUTH_COLUMNS
+    if size.scale_n:
+        yield "scaling", measure_scaling(size), "Scaling: one layer, default preset", SCALE_COLUMNS
 
 
 def measure_floor(size: Size) -> floor.Rates:
@@ -170,6 +174,8 @@ def measure_cases(cases: Sequence[Case], size: Size) -> list[Row]:
             try:
                 built[case] = teams[key].timed(workers.build, case)
             except Exception as error:  # another package's: missing, or unable to compile here
+                if case.way in OURS:
+                    raise
                 print(f"skipped {case.way}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
         runners = {case: teams["ours" if case.way in OURS else case.way] for case in built}
         times = interleave(runners, size)
@@ -229,6 +235,8 @@ def measure_truth(way: str, n: int, size: Size) -> Row:
     try:
         result = truth.run(way, n, 16, size.truth_seconds * (6 if way in OURS else 1))._asdict()
     except Exception as error:  # as above
+        if way in OURS:
+            raise
         print(f"skipped {way}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
         result = {}
     return {"way": way, "n": n, **result}

@@ -19,7 +19,6 @@ from experiments.peers import Trainer
 from vae_bit import programs, sweep
 from vae_bit.presets import PRESETS
 from vae_bit.programs import Group
-from vae_bit.training import Run
 
 CORES = os.cpu_count() or 1
 
@@ -54,7 +53,9 @@ class Time(NamedTuple):
 def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = True) -> Trainer:
     """Our own programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
     group = our_group(preset, layers, n, seeds)
-    compiled, chunks = programs.compile_programs(group), our_chunks(group)
+    compiled = programs.compile_programs(group)
+    slices = programs.chunks(group, compiled.chunk)
+    chunks = [programs.padded(group.runs, where, compiled.chunk) for where in slices]
     states: dict[int, Any] = {}
 
     def advance_chunk(i, steps):
@@ -77,12 +78,6 @@ def our_group(preset: str, layers: int, n: int, seeds: Sequence[int]) -> Group:
     """The one group of a single setting."""
     (group,) = sweep.plan(PRESETS[preset], [layers], [n], [1.0], [PRESETS[preset].learning_rate], seeds)
     return group
-
-
-def our_chunks(group: Group) -> list[Run]:
-    """The runs of each chunk as the programs take them: of one length, which the devices share evenly."""
-    slices = programs.chunks(group)
-    return [programs.padded(group.runs, where, slices[0].stop) for where in slices]
 
 
 # Freed memory is kept, as buffers allocated once would be; processes share the work.
