@@ -19,6 +19,8 @@ def bars(record: dict[str, Any]) -> Figure:
     panels = figure.subplots(len(settings), 1, sharex=True, squeeze=False)[:, 0]
     for axes, setting in zip(panels, settings, strict=True):
         _panel(axes, *setting, record)
+    low, high = (f(bar.get_width() for axes in panels for bar in axes.patches) for f in (min, max))
+    panels[-1].set_xlim(0.5 * low, 3.0 * high)
     panels[-1].set_xlabel("microseconds, less is better; all of the machine's cores may work")
     return figure
 
@@ -36,7 +38,6 @@ def _panel(axes: Axes, layers: int, n: int, record: dict[str, Any]) -> None:
     axes.set_xscale("log")
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlim(0.5 * min(times), 2.0 * max(times))
     axes.set_title(f"{style.depth_name(layers)}, n = {n:,}")
 
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -64,6 +65,7 @@ def _run(cwd: Path, output: list[Path], name: str, args: tuple[str, ...], larges
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), descriptor)
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests may itself ignore it
     os.chdir(cwd)
     sys.argv = [name, *args]
     status = 0
