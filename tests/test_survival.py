@@ -275,8 +275,22 @@ def test_a_full_disk_leaves_what_was_saved(work, done, stopped):
         fill(out, 4096)
         one_line(Command(work, "sweep", "--out=full", "--resume").wait(), 1, "full/summary.png", "No space left")
         fill(out, 0)
-        one_line(Command(work, "sweep", "--out=full", "--resume").wait(), 1, "full/config.json", "No space left")
+        more = Command(work, "sweep", "--out=full", "--resume", "--seeds=3")
+        one_line(more.wait(), 1, "full/config.json", "No space left")
         assert same_bits(out, done)
+
+
+def test_a_folder_of_other_things_is_left_alone(work):
+    (work / "mine" / "checkpoints").mkdir(parents=True)
+    one_line(Command(work, "sweep", *SMALL, "--out=mine").wait(), 2, "--out=mine", "holds checkpoints")
+    assert names(work / "mine") == {"checkpoints"}
+
+
+def test_lost_results_are_not_trained_again(work, done):
+    out = shutil.copytree(done, work / "lost")
+    (out / "results.csv").unlink()
+    one_line(Command(work, "sweep", "--out=lost", "--resume").wait(), 2, "lost/results.csv", "No such file")
+    assert names(out) == FILES - {"results.csv"}
 
 
 def test_a_file_that_grows_too_large_leaves_what_was_saved(work, done):
@@ -368,7 +382,7 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
 
 @pytest.fixture
 def handlers():
-    before = {number: signal.getsignal(number) for number in keeper.SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in keeper.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
