@@ -7,6 +7,7 @@ gradient then cost no pass of their own over the wide arrays.
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.linen.initializers import variance_scaling, zeros_init
 from jax import Array
@@ -43,8 +44,32 @@ def with_zero_bias(init: Initializer) -> Initializer:
     )
 
 
+@jax.custom_vjp
+def affine(kernel: Array, h: Array) -> Array:
+    """W @ h + b[:, None] with kernel = [W b]: [out, in + 1], [in, K] -> [out, K]."""
+    return kernel @ _with_ones(h)
+
+
+def _with_ones(h: Array) -> Array:
+    return jnp.concatenate([h, jnp.ones((1, h.shape[1]), h.dtype)])
+
+
+def _affine_forward(kernel: Array, h: Array) -> tuple[Array, tuple[Array, Array]]:
+    h = _with_ones(h)
+    return kernel @ h, (kernel, h)
+
+
+def _affine_backward(saved: tuple[Array, Array], out: Array) -> tuple[Array, Array]:
+    """The barrier makes a transposed copy of W: XLA's fast products on CPU read their left operand by rows."""
+    kernel, h = saved
+    return out @ h.T, jax.lax.optimization_barrier(kernel[:, :-1].T) @ out
+
+
+affine.defvjp(_affine_forward, _affine_backward)
+
+
 class Affine(nn.Module):
-    """W @ h + b[:, None]: [in, K] -> [features, K]."""
+    """`affine` with a kernel of its own: [in, K] -> [features, K]."""
 
     features: int
     init_kernel: Initializer
@@ -53,7 +78,7 @@ class Affine(nn.Module):
     def __call__(self, h: Array) -> Array:
         shape = (self.features, h.shape[0] + 1)
         kernel = self.param("kernel", with_zero_bias(self.init_kernel), shape)
-        return kernel @ jnp.concatenate([h, jnp.ones((1, h.shape[1]), h.dtype)])
+        return affine(kernel, h)
 
 
 class MLP(nn.Module):
