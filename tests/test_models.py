@@ -109,6 +109,27 @@ def test_encoder_and_decoder_against_numpy(tiny, name):
     np.testing.assert_allclose(logits, oracle.network(arch, params["p"][0], z[None]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("logits", [10**6, 20, 1])
+def test_recon_and_its_gradient_in_blocks_of_dimensions(tiny, monkeypatch, logits):
+    """Of 7 dimensions, 5 real, at 2 x 3 nodes: one block, four of which the last is ragged, seven."""
+    monkeypatch.setattr(models, "CPU_BLOCK_LOGITS", logits)
+    arch, n = replace(tiny["default"].architecture, width=7), jnp.int32(5)
+    params = random_params(arch)
+    z = np.random.default_rng(1).normal(size=(2, 3, 1)).astype(np.float32)
+    weight = np.random.default_rng(2).normal(size=z.shape).astype(np.float32)
+
+    def plain(params, z):
+        logits = models.decode(arch, params, z)[:5].reshape(5, *z.shape)
+        return -jnp.sum(jax.nn.log_sigmoid(jnp.array([-1.0, 1.0]).reshape(1, 2, 1, 1) * logits), axis=0)
+
+    def weighed(recon):
+        return jax.value_and_grad(lambda params, z: jnp.sum(weight * recon(params, z)), argnums=(0, 1))(params, z)
+
+    np.testing.assert_allclose(models.recon(arch, params, n, z), plain(params, z), rtol=1e-5)
+    blocks, expected = weighed(lambda params, z: models.recon(arch, params, n, z)), weighed(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), blocks, expected)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_share_of_ancestral_samples_that_are_data_points(trained, layers):
     group, _, _, params, evaluation = trained[layers - 1]

@@ -63,7 +63,8 @@ def at_nodes(arch, params, n, eps, kl):
 
         @jax.jit
         def terms(params, eps):
-            return training.elbo_terms(models.forward(arch, params, n, eps), data.mask(n, arch.width), kl)
+            path = models.forward(arch, params, n, eps)
+            return path.recon, training.kl_terms(path, kl)
 
         return jax.tree.map(np.asarray, terms(params, list(eps)))
 

@@ -7,6 +7,7 @@ L = 1 is the post's VAE, L = 2 its deep latent Gaussian model (Rezende, Mohamed 
 `{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, a pytree; every function is pure and serves one run.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,9 +22,11 @@ from jax.nn.initializers import Initializer
 from vae_bit import data
 from vae_bit.distributions import Normal, normal_sample, softplus, standard_normal
 from vae_bit.exact import Chain
-from vae_bit.networks import MLP, BernoulliNet, GaussianNet, ResidualGaussianNet, elu, glorot, lecun
+from vae_bit.networks import MLP, BernoulliNet, GaussianNet, ResidualGaussianNet, affine, elu, glorot, lecun
 
 Params = dict[str, list[Any]]
+
+CPU_BLOCK_LOGITS = 1 << 19  # of one run in flight: more fall out of the cache and cost up to twice the time
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,12 @@ class Architecture:
 
 
 class Pass(NamedTuple):
-    """One pass up through q and down through p: lists over layers of [2, *nodes], and the logits [width, z_1.size]."""
+    """One pass up through q and down through p: lists over layers of [2, *nodes], and -ln p(x | z_1) [2, *nodes]."""
 
     z: list[Array]
     q: list[Normal]
     p: list[Normal]
-    logits: Array
+    recon: Array
 
 
 def softplus_std(v: Array) -> Array:
@@ -155,6 +158,35 @@ def decode(arch: Architecture, params: Params, z: Array) -> Array:
     return _apply(generative_nets(arch)[0], params["p"][0], z.reshape(1, -1))
 
 
+def recon(arch: Architecture, params: Params, n: Array, z: Array) -> Array:
+    """-ln p(x | z_1) of the two points, each at its own z_1 [2, *nodes].
+
+    -ln Bernoulli(x_i; logit_i) = softplus((1 - 2 x_i) logit_i), and all dimensions of a data point are one bit. Written
+    so, no array of the logits' shape stays the same from step to step: it would be read from memory in each. Nor does
+    one outlive its block of dimensions: the gradient computes the logits of a block again.
+    """
+    net, layers = generative_nets(arch)[0], params["p"][0]
+    hidden = net.apply(layers, z.reshape(1, -1), method=lambda net, h: net.mlp(h))
+    sign = jnp.repeat(jnp.asarray(1.0 - 2.0 * data.BITS, z.dtype), z.size // data.POINTS)
+
+    def energy(block: tuple[Array, Array]) -> Array:
+        kernel, mask = block
+        logits = affine(kernel, hidden)
+        return jnp.sum(softplus(jnp.where(mask[:, None] > 0.0, sign[None] * logits, -jnp.inf)), axis=0)
+
+    blocks = _in_blocks(z.size, layers["params"]["head"]["kernel"], data.mask(n, arch.width))
+    return jnp.sum(jax.lax.map(jax.checkpoint(energy), blocks), axis=0).reshape(z.shape)
+
+
+def _in_blocks(columns: int, *by_dimension: Array) -> list[Array]:
+    """Arrays [width, ...] as [blocks, rows, ...], zeros below the last row: as many blocks as keep logits in cache."""
+    width = by_dimension[0].shape[0]
+    blocks = math.ceil(width * columns / CPU_BLOCK_LOGITS) if jax.default_backend() == "cpu" else 1
+    rows = math.ceil(width / blocks)
+    padding = [(0, blocks * rows - width)]
+    return [jnp.pad(a, padding + [(0, 0)] * (a.ndim - 1)).reshape(blocks, rows, *a.shape[1:]) for a in by_dimension]
+
+
 def forward(arch: Architecture, params: Params, n: Array, eps: list[Array]) -> Pass:
     """Draws z_l = mean + std * eps_l, eps_l [2, *nodes], and evaluates every conditional there."""
     q = [jax.tree.map(lambda field: field.reshape(-1, *[1] * (eps[0].ndim - 1)), encode(arch, params, n))]
@@ -163,7 +195,7 @@ def forward(arch: Architecture, params: Params, n: Array, eps: list[Array]) -> P
         q.append(conditional(net, net_params, z[-1]))
         z.append(normal_sample(q[-1], layer_eps))
     p = [conditional(*args) for args in zip(_latent_nets(arch), params["p"][1:], z[1:], strict=True)]
-    return Pass(z, q, [*p, standard_normal((1,) * z[-1].ndim)], decode(arch, params, z[0]))
+    return Pass(z, q, [*p, standard_normal((1,) * z[-1].ndim)], recon(arch, params, n, z[0]))
 
 
 def sample(arch: Architecture, params: Params, key: Array, count: int) -> Array:

@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from vae_bit import data, losses, models, noise
-from vae_bit.distributions import softplus, standard_normal
+from vae_bit.distributions import standard_normal
 from vae_bit.models import Architecture, Params, Pass
 
 Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
@@ -80,19 +80,12 @@ def _adam(recipe: Recipe) -> optax.GradientTransformation:
     return optax.scale_by_adam(*recipe.betas, eps=1e-8)
 
 
-def elbo_terms(path: Pass, mask: Array, kl: str) -> tuple[Array, list[Array]]:
-    """recon and kl_l at the nodes of one pass, each of a shape that broadcasts to [2, *nodes].
-
-    -ln Bernoulli(x_i; logit_i) = softplus((1 - 2 x_i) logit_i), and all dimensions of a data point are one bit. Written
-    so, no array of the logits' shape stays the same from step to step: it would be read from memory in each.
-    """
-    sign = jnp.repeat(jnp.asarray(1.0 - 2.0 * data.BITS, path.logits.dtype), path.z[0].size // data.POINTS)
-    energy = softplus(jnp.where(mask[:, None] > 0.0, sign[None] * path.logits, -jnp.inf))
-    recon = jnp.sum(energy, axis=0).reshape(path.z[0].shape)
-    *lower, top = zip(*jax.tree.map(lambda a: a[..., None], path[:3]), strict=True)
-    if kl == "sampled":
-        return recon, [losses.sampled_kl(*args) for args in (*lower, top)]
-    return recon, [*(losses.partly_closed_kl(*args) for args in lower), losses.top_kl(top[1])]
+def kl_terms(path: Pass, kind: str) -> list[Array]:
+    """kl_l at the nodes of one pass, each of a shape that broadcasts to [2, *nodes]."""
+    *lower, top = zip(*jax.tree.map(lambda a: a[..., None], (path.z, path.q, path.p)), strict=True)
+    if kind == "sampled":
+        return [losses.sampled_kl(*args) for args in (*lower, top)]
+    return [*(losses.partly_closed_kl(*args) for args in lower), losses.top_kl(top[1])]
 
 
 def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array, run: Run) -> tuple[Array, Metrics]:
@@ -100,12 +93,11 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     keys = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), step), data.POINTS)
     eps, weight = jax.vmap(lambda key: nodes(recipe, arch.layers, key))(keys)
     path = models.forward(arch, params, run.n, eps)
-    mask = data.mask(run.n, arch.width)
     if recipe.objective == "path":
-        recon, kl = elbo_terms(path._replace(q=jax.lax.stop_gradient(path.q)), mask, "sampled")
+        kl = kl_terms(path._replace(q=jax.lax.stop_gradient(path.q)), "sampled")
     else:
-        recon, kl = elbo_terms(path, mask, recipe.kl)
-    recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (recon, *kl))
+        kl = kl_terms(path, recipe.kl)
+    recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (path.recon, *kl))
     if recipe.draws_groups:
         loss = -jnp.mean(_bound(arch, recipe, params, run, path))
     elif recipe.objective == "free_bits":
@@ -124,11 +116,9 @@ def nodes(recipe: Recipe, layers: int, key: Array) -> noise.Noise:
 
 def _bound(arch: Architecture, recipe: Recipe, params: Params, run: Run, path: Pass) -> Array:
     """The bound of each group of k draws: path.z [2, groups, k] -> [2, groups]. The log weights count beta * kl."""
-    mask = data.mask(run.n, arch.width)
 
     def log_weight(path: Pass) -> Array:
-        recon, kl = elbo_terms(path, mask, "sampled")
-        return -losses.loss(recon, jnp.stack(kl), run.beta)
+        return -losses.loss(path.recon, jnp.stack(kl_terms(path, "sampled")), run.beta)
 
     if recipe.objective == "iwae":
         return losses.iwae(log_weight(path))
@@ -144,7 +134,7 @@ def _densities(arch: Architecture, params: Params, n: Array, z: list[Array]) -> 
     up, down = models.inference_nets(arch)[1:], models.generative_nets(arch)[1:]
     q = [models.conditional(*args) for args in zip(up, params["q"][1:], z[:-1], strict=True)]
     p = [models.conditional(*args) for args in zip(down, params["p"][1:], z[1:], strict=True)]
-    return Pass(z, [first, *q], [*p, standard_normal((1, 1, 1))], models.decode(arch, params, z[0]))
+    return Pass(z, [first, *q], [*p, standard_normal((1, 1, 1))], models.recon(arch, params, n, z[0]))
 
 
 def decay(schedule: str, step: Array, steps: int) -> Array:
