@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -144,10 +144,9 @@ def _version(name: str) -> str | None:
 
 def sections(size: Size, record: dict[str, Any]) -> Iterator[tuple[str, list[Row], str, dict[str, str]]]:
     """Every section's name, measurements, title and columns, one after another."""
-    rates = measure_floor(size)
+    rates, rows = measure_own(size)
     record["rates"] = rates._asdict()
-    own = [Case(way, *setting, seeds) for setting in size.settings for way in OURS for seeds in size.seeds]
-    yield "ours", [with_floor(row, rates) for row in measure_cases(own, size)], "Our training", OWN_COLUMNS
+    yield "ours", [with_floor(row, rates) for row in rows], "Our training", OWN_COLUMNS
     yield "peers", measure_peers(size), "The post's recipe, by others", PEER_COLUMNS
     if size.truth_n:
         truths = [measure_truth(way, n, size) for n in size.truth_n for way in (*OURS, *size.truth_peers)]
@@ -156,13 +155,16 @@ def sections(size: Size, record: dict[str, Any]) -> Iterator[tuple[str, list[Row
         yield "scaling", measure_scaling(size), "Scaling: one layer, default preset", SCALE_COLUMNS
 
 
-def measure_floor(size: Size) -> floor.Rates:
-    """What the machine can do, a second."""
+def measure_own(size: Size) -> tuple[floor.Rates, list[Row]]:
+    """Our training, and between its repeats what the machine can do: medians of both."""
+    cases = [Case(way, *setting, seeds) for setting in size.settings for way in OURS for seeds in size.seeds]
+    readings: list[floor.Rates] = []
     with workers.team(DEVICES) as team:
-        return team.pools[0].submit(floor.measure, size.repeats).result()
+        rows = measure_cases(cases, size, lambda: readings.append(team.pools[0].submit(floor.measure).result()))
+    return floor.Rates(*(float(np.median(rate)) for rate in zip(*readings, strict=True))), rows
 
 
-def measure_cases(cases: Sequence[Case], size: Size) -> list[Row]:
+def measure_cases(cases: Sequence[Case], size: Size, between: Callable[[], None] = lambda: None) -> list[Row]:
     """Builds all cases, then times them in turn, again and again; ways of one kind share their processes."""
     with ExitStack() as stack:
         teams: dict[str, Team] = {}
@@ -178,11 +180,11 @@ def measure_cases(cases: Sequence[Case], size: Size) -> list[Row]:
                     raise
                 print(f"skipped {case.way}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
         runners = {case: teams["ours" if case.way in OURS else case.way] for case in built}
-        times = interleave(runners, size)
+        times = interleave(runners, size, between)
     return [row(case, built[case], times[case]) for case in built]
 
 
-def interleave(runners: dict[Case, Team], size: Size) -> dict[Case, list[Time]]:
+def interleave(runners: dict[Case, Team], size: Size, between: Callable[[], None]) -> dict[Case, list[Time]]:
     """Repeats A B C A B C ..: seconds per seed and step."""
     steps = {
         case: workers.enough_steps(team.timed(workers.advance, case, 2).wall / 2, size.seconds)
@@ -190,6 +192,7 @@ def interleave(runners: dict[Case, Team], size: Size) -> dict[Case, list[Time]]:
     }
     times: dict[Case, list[Time]] = {case: [] for case in runners}
     for _ in range(size.repeats):
+        between()
         for case, team in runners.items():
             once = team.timed(workers.advance, case, steps[case])
             times[case].append(Time(*(part / steps[case] / case.seeds for part in once)))

@@ -91,20 +91,20 @@ def seconds(operations: Operations, rates: Rates) -> float:
     return sum(amount / rate for amount, rate in zip(operations, rates, strict=True))
 
 
-def measure(repeats: int) -> Rates:
-    """The rates with every device busy: best of `repeats`."""
+def measure() -> Rates:
+    """The rates with every device busy, at this moment."""
     large = jax.default_backend() != "cpu"
     side, elements, length = (8192, 1 << 26, 1 << 27) if large else (768, 1 << 15, 1 << 18)
     square, line, array = jnp.full((side, side), 1.0 / side), jnp.zeros(elements), jnp.zeros(length)
     return Rates(
-        flops=2.0 * side**3 * _per_second(lambda a: a @ square, square, repeats),
-        exponentials=elements * _per_second(lambda v: jnp.exp(-v), line, repeats),
-        logarithms=elements * _per_second(lambda v: jnp.log(v + 2.0), line, repeats),
-        bytes=2.0 * BYTES * length * _per_second(lambda v: 0.5 * v + 1.0, array, repeats),
+        flops=2.0 * side**3 * _per_second(lambda a: a @ square, square),
+        exponentials=elements * _per_second(lambda v: jnp.exp(-v), line),
+        logarithms=elements * _per_second(lambda v: jnp.log(v + 2.0), line),
+        bytes=2.0 * BYTES * length * _per_second(lambda v: 0.5 * v + 1.0, array),
     )
 
 
-def _per_second(function: Callable[[Array], Array], start: Array, repeats: int) -> float:
+def _per_second(function: Callable[[Array], Array], start: Array) -> float:
     """How often all devices together apply the function to arrays of their own, each to its last result."""
     mesh, split = Mesh(np.array(jax.devices()), ("devices",)), PartitionSpec("devices")
 
@@ -121,4 +121,4 @@ def _per_second(function: Callable[[Array], Array], start: Array, repeats: int) 
 
     wall(1)
     times = int(np.clip(0.1 / max(wall(4) / 4, 1e-6), 4, 100_000))
-    return mesh.size * times / min(wall(times) for _ in range(repeats))
+    return mesh.size * times / wall(times)

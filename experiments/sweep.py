@@ -267,4 +267,5 @@ def _medians(rows: results.Table, which: np.ndarray, names: Sequence[str]) -> It
 
 if __name__ == "__main__":
     options.use_all_cores()
+    options.keep_freed_memory()
     options.run(main)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import peer_numpy, peers
+from experiments import options, peer_numpy, peers
 from experiments.peers import Trainer
 from vae_bit import programs, sweep
 from vae_bit.presets import PRESETS
@@ -52,6 +52,7 @@ class Time(NamedTuple):
 
 def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = True) -> Trainer:
     """Our own programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
+    options.keep_freed_memory()
     group = our_group(preset, layers, n, seeds)
     compiled = programs.compile_programs(group)
     slices = programs.chunks(group, compiled.chunk)
@@ -163,11 +164,11 @@ def _since(start: Time) -> Time:
     return Time(*(now - then for now, then in zip(_clock(), start, strict=True)))
 
 
-def build(case: Case, **options: Any) -> Time:
+def build(case: Case, **choices: Any) -> Time:
     """Makes the case's trainer and takes one step: what compiling costs."""
     start = _clock()
     seeds = range(case.first, case.first + case.seeds)
-    _trainers[case] = WAYS[case.way].build(case.layers, case.n, seeds, **options)
+    _trainers[case] = WAYS[case.way].build(case.layers, case.n, seeds, **choices)
     _trainers[case].advance(1)
     return _since(start)
 
@@ -192,8 +193,8 @@ def scale(case: Case, seconds: float) -> tuple[Time, Time, float]:
 
 
 def enough_steps(step: float, seconds: float) -> int:
-    """How many steps of `step` seconds make a measurement."""
-    return int(np.clip(seconds / step, 2, 500))
+    """How many steps of `step` seconds make a measurement: a sweep's block or more, as each has its own overhead."""
+    return int(np.clip(seconds / step, 25, 500))
 
 
 def backend(case: Case) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_recon_and_its_gradient_in_blocks_of_dimensions(tiny, monkeypatch, logit
     def weighed(recon):
         return jax.value_and_grad(lambda params, z: jnp.sum(weight * recon(params, z)), argnums=(0, 1))(params, z)
 
-    np.testing.assert_allclose(models.recon(arch, params, n, z), plain(params, z), rtol=1e-5)
+    np.testing.assert_allclose(models.recon(arch, params, n, jnp.asarray(z)), plain(params, z), rtol=1e-5)
     blocks, expected = weighed(lambda params, z: models.recon(arch, params, n, z)), weighed(plain)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), blocks, expected)
 

@@ -75,8 +75,15 @@ def test_chunks_cover_the_runs_once(tiny, chunk):
     assert np.concatenate([np.arange(7)[where] for where in slices]).tolist() == list(range(7))
     sizes = [where.stop - where.start for where in slices]
     assert max(sizes) <= (chunk or 7)
-    assert len(slices) == -(-7 // min(chunk or 7, 7))
     assert set(sizes[:-1]) <= {sizes[0]}
+    fewest = -(-7 // min(chunk or 7, 7))
+    assert len(slices) in (fewest, fewest + 1)
+    assert len(slices) * _shared(sizes[0]) <= fewest * _shared(-(-7 // fewest))
+
+
+def _shared(size):
+    """Runs of a chunk, padded for three devices."""
+    return -(-size // 3) * 3
 
 
 def test_a_chunk_is_at_least_two_runs_for_each_device(tiny):
@@ -131,7 +138,7 @@ def test_training_again_from_any_block_gives_the_same_bits(tiny, quick_evaluatio
     both = programs.compile_programs(group, 4), programs.compile_evaluate(group.arch, 7)
     first = sweep.train(group, *both, sweep.UNWATCHED._replace(report=keep))
     again = sweep.train(group, *both, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs.start]))
-    assert sorted(kept) == [0, 4]
+    assert sorted(kept) == [0, 3, 6]
     jax.tree.map(np.testing.assert_array_equal, first[1:], again[1:])
 
 

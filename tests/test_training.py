@@ -11,7 +11,7 @@ import oracle
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from vae_bit import data, models, noise, training
+from vae_bit import models, noise, training
 from vae_bit.training import Run
 
 PRESETS = ("default", "original")

@@ -48,10 +48,12 @@ Evaluate = Callable[[Params, Run], Evaluation]
 
 
 def chunks(group: Group, chunk: int | None = None) -> list[slice]:
-    """Slices that cover the group's runs, as few as `chunk` allows, of one length but for the last."""
-    total = group.runs.n.size
-    size = min(chunk or chunk_size(group.arch, group.recipe), total)
-    return _slices(total, math.ceil(total / math.ceil(total / size)))
+    """Slices of at most `chunk` runs that cover the group, of the length that leaves the devices least idle."""
+    total, devices = group.runs.n.size, jax.local_device_count()
+    most = min(chunk or chunk_size(group.arch, group.recipe), total)
+    fewest = math.ceil(total / most)
+    lengths = [math.ceil(total / count / devices) * devices for count in (fewest, fewest + 1)]
+    return _slices(total, min(most, min(lengths, key=lambda length: math.ceil(total / length) * length)))
 
 
 def _slices(total: int, size: int) -> list[slice]:
