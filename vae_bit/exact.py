@@ -150,9 +150,8 @@ def _kl(chain: Chain, q_marginals: list[Table]) -> Array:
     """E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], l = 1..L: [L]."""
     kl = [-jnp.mean(jnp.log(chain.q_data.std) + 0.5 * (1.0 + LOG_2PI))]
     for q, q_above, p in zip(q_marginals, chain.q, chain.p, strict=False):
-        edges, density = adapt(partial(_cross_features, q, q_above, p), q.edges, marginals.PASSES)
+        edges, (density, above) = adapt(partial(_cross_features, q, q_above, p), q.edges, marginals.PASSES)
         z, mass = nodes(edges)[0], jnp.mean(_mass(density, edges), axis=0)
-        above = given(q_above, z)
         cross = _expect(lambda up, z=z, p=p: log_normal(z[:, None], given(p, up))[None], above)[0]
         kl[-1] -= jnp.sum(mass * cross)
         kl.append(-jnp.sum(mass * (jnp.log(above.std) + 0.5 * (1.0 + LOG_2PI))))
@@ -163,15 +162,16 @@ def _kl(chain: Chain, q_marginals: list[Table]) -> Array:
     return jnp.stack(kl)
 
 
-def _cross_features(q: Table, q_above: Kernel, p: Kernel, z: Array) -> tuple[Array, Array]:
-    """Features of E[ln p(z_l | z_{l+1}) | z_l] and of the entropy of q(z_{l+1} | z_l); the value is q(z_l | x_k).
+def _cross_features(q: Table, q_above: Kernel, p: Kernel, z: Array) -> tuple[Array, tuple[Array, Normal]]:
+    """Features of E[ln p(z_l | z_{l+1}) | z_l] and of H(q(z_{l+1} | z_l)); values q(z_l | x_k) and q(z_{l+1} | z_l).
 
     The noise of q(z_{l+1} | z_l) only smooths: a grid good for three fixed values of it will do.
     """
     density, above = jnp.exp(lookup(q, z)), given(q_above, z)
-    features = [log_normal(z, given(p, above.mean + t * above.std)) for t in (-2.0, 0.0, 2.0)]
-    features = jnp.stack([jnp.ones_like(z), jnp.log(above.std), *features])
-    return (density[:, None] * features[None]).reshape(-1, z.size), density
+    t = jnp.array([-2.0, 0.0, 2.0], z.dtype)[:, None]
+    cross = log_normal(z[None], given(p, above.mean[None] + t * above.std[None]))
+    features = jnp.concatenate([jnp.ones_like(z)[None], jnp.log(above.std)[None], cross])
+    return (density[:, None] * features[None]).reshape(-1, z.size), (density, above)
 
 
 def _expect(f: Callable[[Array], Array], normal: Normal) -> Array:

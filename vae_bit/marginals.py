@@ -176,8 +176,8 @@ def _prior_reach(chain: Chain) -> Array:
     t = jnp.sinh(jnp.linspace(-5.5, 5.5, 2 * CHUNK, dtype=chain.q_data.mean.dtype))
     paths = t
     for p in reversed(chain.p):
-        rest = given(p, jnp.zeros((1,), t.dtype))
-        paths = jnp.concatenate([given(p, paths).mean, rest.mean + rest.std * t])
+        mean, std = given(p, jnp.pad(paths, (0, 1)))  # the last at 0
+        paths = jnp.concatenate([mean[:-1], mean[-1] + std[-1] * t])
     t = jnp.tile(t, len(chain.p) + 1)
     cost = 0.5 * jnp.square(t)[None] + energies(chain, paths)
     near = jnp.any(cost < jnp.min(cost, axis=-1, keepdims=True) + 45.0, axis=0)
