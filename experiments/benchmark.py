@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 class Size(NamedTuple):
-    """How much is measured; `seconds` is how long each repeat of a measurement takes."""
+    """How much is measured; a repeat of a measurement takes `seconds`, or 25 steps."""
 
     settings: Sequence[tuple[int, int]]  # layers, n
     seeds: Sequence[int]

@@ -55,7 +55,8 @@ def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = Tr
     options.keep_freed_memory()
     group = our_group(preset, layers, n, seeds)
     compiled = programs.compile_programs(group)
-    slices = programs.chunks(group, compiled.chunk)
+    starts = range(0, len(seeds), compiled.chunk)
+    slices = [slice(start, min(start + compiled.chunk, len(seeds))) for start in starts]
     chunks = [programs.padded(group.runs, where, compiled.chunk) for where in slices]
     states: dict[int, Any] = {}
 

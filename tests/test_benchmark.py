@@ -92,7 +92,7 @@ def test_time_to_truth_of_two_processes_counts_the_slower():
 
 
 def test_our_trainer_trains_every_seed_in_chunks(monkeypatch, quick_compile):
-    monkeypatch.setattr(workers.programs, "chunk_size", lambda *args: 3)
+    monkeypatch.setattr(workers.programs, "chunk_size", lambda *args: 4)
     trainer = workers.ours("default", 1, 5, range(7))
     start = trainer.advance(0)
     end = trainer.advance(60)

@@ -109,10 +109,11 @@ def test_encoder_and_decoder_against_numpy(tiny, name):
     np.testing.assert_allclose(logits, oracle.network(arch, params["p"][0], z[None]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("logits", [10**6, 20, 1])
-def test_recon_and_its_gradient_in_blocks_of_dimensions(tiny, monkeypatch, logits):
+@pytest.mark.parametrize(("logits", "blocks"), [(10**6, (1, 7)), (12, (4, 2)), (1, (7, 1))])
+def test_recon_and_its_gradient_in_blocks_of_dimensions(tiny, monkeypatch, logits, blocks):
     """Of 7 dimensions, 5 real, at 2 x 3 nodes: one block, four of which the last is ragged, seven."""
     monkeypatch.setattr(models, "CPU_BLOCK_LOGITS", logits)
+    assert models._in_blocks(6, jnp.zeros(7))[0].shape == blocks
     arch, n = replace(tiny["default"].architecture, width=7), jnp.int32(5)
     params = random_params(arch)
     z = np.random.default_rng(1).normal(size=(2, 3, 1)).astype(np.float32)
@@ -126,8 +127,8 @@ def test_recon_and_its_gradient_in_blocks_of_dimensions(tiny, monkeypatch, logit
         return jax.value_and_grad(lambda params, z: jnp.sum(weight * recon(params, z)), argnums=(0, 1))(params, z)
 
     np.testing.assert_allclose(models.recon(arch, params, n, jnp.asarray(z)), plain(params, z), rtol=1e-5)
-    blocks, expected = weighed(lambda params, z: models.recon(arch, params, n, z)), weighed(plain)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), blocks, expected)
+    gradients, expected = weighed(lambda params, z: models.recon(arch, params, n, z)), weighed(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, expected)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -26,7 +26,7 @@ from vae_bit.networks import MLP, BernoulliNet, GaussianNet, ResidualGaussianNet
 
 Params = dict[str, list[Any]]
 
-CPU_BLOCK_LOGITS = 1 << 19  # of one run in flight: more fall out of the cache and cost up to twice the time
+CPU_BLOCK_LOGITS = 1 << 19  # of one run in flight: 2^17 to 2^19 are equally fast, 2^20 takes up to twice the time
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def recon(arch: Architecture, params: Params, n: Array, z: Array) -> Array:
 
     -ln Bernoulli(x_i; logit_i) = softplus((1 - 2 x_i) logit_i), and all dimensions of a data point are one bit. Written
     so, no array of the logits' shape stays the same from step to step: it would be read from memory in each. Nor does
-    one outlive its block of dimensions: the gradient computes the logits of a block again.
+    one outlive its block of dimensions: the gradient computes the logits of a block again, in place of a loss that no
+    step of the ELBO needs.
     """
     net, layers = generative_nets(arch)[0], params["p"][0]
     hidden = net.apply(layers, z.reshape(1, -1), method=lambda net, h: net.mlp(h))
@@ -174,15 +175,16 @@ def recon(arch: Architecture, params: Params, n: Array, z: Array) -> Array:
         logits = affine(kernel, hidden)
         return jnp.sum(softplus(jnp.where(mask[:, None] > 0.0, sign[None] * logits, -jnp.inf)), axis=0)
 
-    blocks = _in_blocks(z.size, layers["params"]["head"]["kernel"], data.mask(n, arch.width))
+    blocks = _in_blocks(z.size, _data_layers(params)[1]["kernel"], data.mask(n, arch.width))
     return jnp.sum(jax.lax.map(jax.checkpoint(energy), blocks), axis=0).reshape(z.shape)
 
 
 def _in_blocks(columns: int, *by_dimension: Array) -> list[Array]:
-    """Arrays [width, ...] as [blocks, rows, ...], zeros below the last row: as many blocks as keep logits in cache."""
+    """Arrays [width, ...] as [blocks, rows, ...], zeros below the last row: as few as CPU_BLOCK_LOGITS allows."""
     width = by_dimension[0].shape[0]
     blocks = math.ceil(width * columns / CPU_BLOCK_LOGITS) if jax.default_backend() == "cpu" else 1
     rows = math.ceil(width / blocks)
+    blocks = math.ceil(width / rows)
     padding = [(0, blocks * rows - width)]
     return [jnp.pad(a, padding + [(0, 0)] * (a.ndim - 1)).reshape(blocks, rows, *a.shape[1:]) for a in by_dimension]
 

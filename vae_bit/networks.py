@@ -46,7 +46,7 @@ def with_zero_bias(init: Initializer) -> Initializer:
 
 @jax.custom_vjp
 def affine(kernel: Array, h: Array) -> Array:
-    """W @ h + b[:, None] with kernel = [W b]: [out, in + 1], [in, K] -> [out, K]."""
+    """W @ h + b[:, None] with kernel = [W b]: [out, in + 1], [in, K] -> [out, K]; no forward-mode derivatives."""
     return kernel @ _with_ones(h)
 
 

@@ -48,12 +48,12 @@ Evaluate = Callable[[Params, Run], Evaluation]
 
 
 def chunks(group: Group, chunk: int | None = None) -> list[slice]:
-    """Slices of at most `chunk` runs that cover the group, of the length that leaves the devices least idle."""
+    """Slices of at most `chunk` runs that cover the group: as few as can be, or one more if less padding is trained."""
     total, devices = group.runs.n.size, jax.local_device_count()
     most = min(chunk or chunk_size(group.arch, group.recipe), total)
     fewest = math.ceil(total / most)
-    lengths = [math.ceil(total / count / devices) * devices for count in (fewest, fewest + 1)]
-    return _slices(total, min(most, min(lengths, key=lambda length: math.ceil(total / length) * length)))
+    lengths = [min(most, math.ceil(total / count / devices) * devices) for count in (fewest, fewest + 1)]
+    return _slices(total, min(lengths, key=lambda length: math.ceil(total / length) * math.ceil(length / devices)))
 
 
 def _slices(total: int, size: int) -> list[slice]:
