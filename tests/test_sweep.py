@@ -81,7 +81,7 @@ def test_chunks_cover_the_runs_once(tiny, chunk):
 
 @pytest.mark.parametrize(("total", "chunk", "length"), [(20, 9, 6), (32, 13, 12), (7, 4, 3), (7, 5, 3)])
 def test_one_chunk_more_where_less_padding_is_trained(tiny, total, chunk, length):
-    """Three devices: 20 runs take four chunks of 6, 24 places, not three of 9; 32 take 36 either way, so three of 12."""
+    """Three devices: 20 runs take four chunks of 6, 24 places, not three of 9; for 32 it is 36 either way."""
     (group,) = sweep.plan(tiny["default"], [1], [5], [1.0], [1e-2], range(total))
     assert programs.chunks(group, chunk)[0].stop == length
 
