@@ -55,8 +55,7 @@ def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = Tr
     options.keep_freed_memory()
     group = our_group(preset, layers, n, seeds)
     compiled = programs.compile_programs(group)
-    starts = range(0, len(seeds), compiled.chunk)
-    slices = [slice(start, min(start + compiled.chunk, len(seeds))) for start in starts]
+    slices = programs.slices(len(seeds), compiled.chunk)
     chunks = [programs.padded(group.runs, where, compiled.chunk) for where in slices]
     states: dict[int, Any] = {}
 

@@ -53,10 +53,11 @@ def chunks(group: Group, chunk: int | None = None) -> list[slice]:
     most = min(chunk or chunk_size(group.arch, group.recipe), total)
     fewest = math.ceil(total / most)
     lengths = [min(most, math.ceil(total / count / devices) * devices) for count in (fewest, fewest + 1)]
-    return _slices(total, min(lengths, key=lambda length: math.ceil(total / length) * math.ceil(length / devices)))
+    return slices(total, min(lengths, key=lambda length: math.ceil(total / length) * math.ceil(length / devices)))
 
 
-def _slices(total: int, size: int) -> list[slice]:
+def slices(total: int, size: int) -> list[slice]:
+    """The indices below `total`, `size` at a time."""
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
@@ -128,7 +129,7 @@ def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: where.stop - where.start], evaluation)
 
     def evaluate(params: Params, runs: Run) -> Evaluation:
-        pieces = [evaluate_few(params, runs, where) for where in _slices(runs.n.size, size)]
+        pieces = [evaluate_few(params, runs, where) for where in slices(runs.n.size, size)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
     return evaluate
