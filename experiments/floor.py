@@ -47,8 +47,8 @@ class Rates(NamedTuple):
 def count(arch: Architecture, recipe: Recipe) -> Operations:
     """The operations of a step that raises the ELBO, at n = arch.width."""
     nodes = columns(recipe, arch.layers)
-    data_net, latent = arch.data_hidden, arch.latent_hidden
-    nets = [((arch.width, *data_net, 2), data.POINTS, False), ((1, *data_net, arch.width), nodes[0], True)]
+    latent = arch.latent_hidden
+    nets = [((1, *arch.encoder_hidden, 2), data.POINTS, False), ((1, *arch.decoder_hidden, arch.width), nodes[0], True)]
     for l in range(1, arch.layers):  # q(z_{l+1} | z_l) at the nodes below, p(z_l | z_{l+1}) at those above too
         nets += [((1, *latent, 2), nodes[l - 1], True), ((1, *latent, 2), nodes[l], True)]
     spread = 1 + (arch.std == "softplus_variance")

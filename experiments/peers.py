@@ -35,9 +35,9 @@ class Trainer(NamedTuple):
 
 def widths(layers: int, n: int) -> dict[str, list[tuple[int, ...]]]:
     """Widths of every network from its input to its output."""
-    data, latent = ORIGINAL.architecture.data_hidden, ORIGINAL.architecture.latent_hidden
-    above = [(1, *latent, 2)] * (layers - 1)
-    return {"q": [(n, *data, 2), *above], "p": [(1, *data, n), *above]}
+    arch = ORIGINAL.architecture
+    above = [(1, *arch.latent_hidden, 2)] * (layers - 1)
+    return {"q": [(n, *arch.encoder_hidden, 2), *above], "p": [(1, *arch.decoder_hidden, n), *above]}
 
 
 def rows(n: int) -> np.ndarray:

@@ -25,7 +25,12 @@ def tiny() -> dict[str, Preset]:
     """The presets at widths and sample counts that compile and run at once."""
     return {
         name: preset._replace(
-            architecture=dataclasses.replace(preset.architecture, data_hidden=(4,), latent_hidden=(3,)),
+            architecture=dataclasses.replace(
+                preset.architecture,
+                encoder_hidden=(4,) * bool(preset.architecture.encoder_hidden),
+                decoder_hidden=(4,),
+                latent_hidden=(3,),
+            ),
             recipe=dataclasses.replace(preset.recipe, samples=4, steps=300),
         )
         for name, preset in PRESETS.items()

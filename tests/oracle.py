@@ -12,7 +12,7 @@ def network(arch, params, h):
         kernel = np.asarray(layer["kernel"], np.float64)
         return kernel[:, :-1] @ h + kernel[:, -1:]
 
-    hidden = params["params"]["mlp"]
+    hidden = params["params"].get("mlp", {})
     for name in sorted(hidden):
         v = affine(hidden[name], h)
         h = np.tanh(v) if arch.activation == "tanh" else np.where(v > 0.0, v, np.expm1(v))
@@ -25,8 +25,8 @@ def std(arch, v):
 
 def encoder(arch, params, n, bit):
     """Mean and standard deviation of q(z_1 | x) at x = bit^n."""
-    x = np.where(np.arange(arch.width) < n, float(bit), 0.0)[:, None]
-    mean, raw = network(arch, params["q"][0], x / n if arch.mean_input else x)[:, 0]
+    x = n * bit if arch.encoder_input == "sum" else 8.0 * (2.0 * bit - 1.0)
+    mean, raw = network(arch, params["q"][0], np.full((1, 1), float(x)))[:, 0]
     return mean, std(arch, raw)
 
 

@@ -19,22 +19,22 @@ TINY = benchmark.QUICK._replace(repeats=2, seconds=0.01)
 
 
 def test_operations_of_the_posts_recipe_counted_by_hand():
-    """L = 1, n = 5: encoder 5-10-10-10-2 at 2 points, decoder 1-10-10-10-5 at 1,000 nodes."""
-    encoder, decoder = 50 + 100 + 100 + 20, 10 + 100 + 100 + 50
+    """L = 1, n = 5: encoder 1-10-10-10-2 at 2 points, decoder 1-10-10-10-5 at 1,000 nodes."""
+    encoder, decoder = 10 + 100 + 100 + 20, 10 + 100 + 100 + 50
     operations = floor.count(replace(ORIGINAL.architecture, width=5), ORIGINAL.recipe)
-    assert operations.flops == 2 * 2 * (3 * encoder - 50) + 2 * 1000 * 3 * decoder
+    assert operations.flops == 2 * 2 * (3 * encoder - 10) + 2 * 1000 * 3 * decoder
     assert operations.exponentials == 2 * 30 + 1000 * 30 + 2 + 1000 * 5  # hidden units, softplus, sigmoids
     assert operations.logarithms == 2 + 1000  # softplus, normal draws
     assert operations.bytes == 6 * 4 * (encoder + 32 + decoder + 35)
 
 
 def test_operations_of_two_default_layers_counted_by_hand():
-    """n = 3: 2 x 24 nodes of z_1, and 8 nodes of z_2 for each of them; networks 16-16."""
-    encoder, decoder, latent = 3 * 16 + 16 * 16 + 32, 16 + 16 * 16 + 16 * 3, 16 + 16 * 16 + 32
+    """n = 3: 2 x 24 nodes of z_1, and 8 nodes of z_2 for each of them; networks 16-16, encoder 1-2."""
+    encoder, decoder, latent = 2, 16 + 16 * 16 + 16 * 3, 16 + 16 * 16 + 32
     operations = floor.count(replace(DEFAULT.architecture, layers=2, width=3), DEFAULT.recipe)
-    products = 2 * (3 * encoder - 48) + 48 * 3 * decoder + 48 * 3 * latent + 384 * 3 * latent
+    products = 2 * (3 * encoder - 2) + 48 * 3 * decoder + 48 * 3 * latent + 384 * 3 * latent
     assert operations.flops == 2 * products
-    exponentials = 32 * (2 + 48 + 48 + 384) + (2 + 48 + 384) + 48 * 3 + 2 * (24 + 8)
+    exponentials = 32 * (48 + 48 + 384) + (2 + 48 + 384) + 48 * 3 + 2 * (24 + 8)
     assert operations.exponentials == exponentials  # hidden units, std, sigmoids, weights of the nodes
     assert operations.logarithms == 0
     arch = replace(DEFAULT.architecture, layers=2, width=3)
@@ -74,6 +74,8 @@ def test_the_exact_loss_of_a_peer_is_ours_for_the_same_networks():
         return [(layer["kernel"][:, :-1].T, layer["kernel"][:, -1]) for layer in layers]
 
     nets = {side: [net(tree) for tree in params[side]] for side in params}
+    (weights, bias), *rest = nets["q"][0]
+    nets["q"][0] = [(np.repeat(weights, 4, 0), bias), *rest]  # reads each of x's numbers, not their sum
     loss = truth.loss_of("flax_vmap", 4)(nets)
     np.testing.assert_allclose(loss, truth.loss_of("ours original", 4)(params), rtol=1e-5)
 

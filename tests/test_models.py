@@ -39,12 +39,15 @@ def test_the_post_s_shapes(original):
         hidden = [params["mlp"][f"hidden_{depth}"]["kernel"].shape for depth in range(len(params["mlp"]))]
         return [*hidden, params["head"]["kernel"].shape]
 
-    assert [own(net) for net in original["q"]] == [shapes(40, 10, 2), shapes(1, 100, 2)]
+    assert [own(net) for net in original["q"]] == [shapes(1, 10, 2), shapes(1, 100, 2)]
     assert [own(net) for net in original["p"]] == [shapes(1, 10, 40), shapes(1, 100, 2)]
 
 
 def test_initial_kernels_are_glorot_uniform_for_the_true_n(original):
-    for name, kernel in kernels(models.unpad(original, 7)).items():
+    """All but the encoder's first, see below."""
+    params = models.unpad(original, 7)
+    del params["q"][0]["params"]["mlp"]["hidden_0"]
+    for name, kernel in kernels(params).items():
         weights, bias = kernel[:, :-1], kernel[:, -1]
         bound = np.sqrt(6.0 / sum(weights.shape))
         np.testing.assert_array_equal(bias, 0.0, err_msg=name)
@@ -53,13 +56,32 @@ def test_initial_kernels_are_glorot_uniform_for_the_true_n(original):
         assert abs(weights.mean()) < 4.0 * bound / np.sqrt(3.0 * weights.size), name
 
 
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_the_encoder_starts_with_the_mean_of_n_glorot_columns(n):
+    """Uniform on +-a, a^2 = 6 / (n + units), of variance a^2 / 3: a mean of n has variance a^2 / (3 n), bound a."""
+    arch = replace(ORIGINAL.architecture, encoder_hidden=(500,), width=40)
+    column, bias = started(arch, 4, n)["q"][0]["params"]["mlp"]["hidden_0"]["kernel"].T
+    bound = np.sqrt(6.0 / (n + 500))
+    np.testing.assert_array_equal(bias, 0.0)
+    assert np.abs(column).max() <= bound
+    assert np.square(column).mean() * 3.0 * n / bound**2 == pytest.approx(1.0, abs=4.0 * np.sqrt(2.0 / 500))
+    assert (np.abs(column).max() > 0.98 * bound) == (n == 1)
+
+
+def test_an_encoder_of_signs_starts_as_the_prior():
+    arch = replace(DEFAULT.architecture, width=3)
+    mean, std = models.encode(arch, started(arch, 0, 3), jnp.int32(3))
+    np.testing.assert_array_equal(mean, 0.0)
+    np.testing.assert_array_equal(std, 1.0)
+
+
 def test_initial_weights_are_independent_of_each_other(original):
     leading = [kernel.ravel()[0] for kernel in kernels(original).values()]
     assert len(set(leading)) == len(leading)
 
 
 def test_residual_gaussians_start_around_their_input():
-    arch = replace(DEFAULT.architecture, layers=2, width=1, data_hidden=(4,), latent_hidden=(3,))
+    arch = replace(DEFAULT.architecture, layers=2, width=1, decoder_hidden=(4,), latent_hidden=(3,))
     params = started(arch, 0, 1)
     z = jnp.array([-3.0, 0.0, 0.5])
     for side in "qp":
@@ -75,26 +97,26 @@ def random_params(arch, scale=1.0):
 
 @pytest.mark.parametrize("n", [2, 300])
 def test_lecun_kernels_have_the_variance_of_the_true_n(n):
-    """Var = gain^2 / fan_in, with gain 3 in the decoder's head alone."""
-    arch = replace(DEFAULT.architecture, width=300, data_hidden=(200,), init="lecun", logit_gain=3.0)
+    """Var = gain^2 / fan_in, with gain 3 in the decoder's head alone; 1 / n^2 for the mean of n columns."""
+    wide = {"width": 300, "encoder_hidden": (200,), "decoder_hidden": (200,), "encoder_input": "sum"}
+    arch = replace(DEFAULT.architecture, **wide, init="lecun", logit_gain=3.0)
     params = models.unpad(started(arch, 0, n), n)
     nets = params["q"][0]["params"], params["p"][0]["params"]
-    expected = [(nets[0]["mlp"]["hidden_0"], n, 1.0), (nets[0]["head"], 200, 1.0), (nets[1]["head"], 200, 3.0)]
+    expected = [(nets[0]["mlp"]["hidden_0"], n**2, 1.0), (nets[0]["head"], 200, 1.0), (nets[1]["head"], 200, 3.0)]
     for layer, fan_in, gain in expected:
         weights = layer["kernel"][:, :-1]
         assert np.square(weights).mean() * fan_in / gain**2 == pytest.approx(1.0, abs=4.0 * np.sqrt(2.0 / weights.size))
 
 
-def test_unpad_keeps_real_dimensions_biases_and_leading_axes(tiny):
+def test_unpad_keeps_real_dimensions_and_leading_axes(tiny):
     arch = replace(tiny["default"].architecture, layers=1, width=6)
     padded = random_params(arch)
     stacked = models.unpad(jax.tree.map(lambda leaf: np.stack([leaf, leaf]), padded), 4)
     for params in (models.unpad(padded, 4), jax.tree.map(lambda leaf: leaf[1], stacked)):
-        first, head = params["q"][0]["params"]["mlp"]["hidden_0"]["kernel"], params["p"][0]["params"]["head"]["kernel"]
-        full = padded["q"][0]["params"]["mlp"]["hidden_0"]["kernel"]
-        np.testing.assert_array_equal(first, full[:, [0, 1, 2, 3, 6]])
+        head = params["p"][0]["params"]["head"]["kernel"]
         np.testing.assert_array_equal(head, padded["p"][0]["params"]["head"]["kernel"][:4])
-    assert padded["q"][0]["params"]["mlp"]["hidden_0"]["kernel"].shape == (4, 7)
+        jax.tree.map(np.testing.assert_array_equal, params["q"], padded["q"])
+    assert padded["p"][0]["params"]["head"]["kernel"].shape == (6, 5)
 
 
 @pytest.mark.parametrize("name", ["default", "original"])
@@ -165,6 +187,4 @@ def test_pad_undoes_unpad():
     wide = models.pad(narrow, 7)
     assert jax.tree.map(np.shape, wide) == jax.tree.map(np.shape, params)
     jax.tree.map(np.testing.assert_array_equal, models.unpad(wide, 3), narrow)
-    first, last = models._data_layers(wide)
-    assert not first["kernel"][..., 3:7].any()
-    assert not last["kernel"][..., 3:7, :].any()
+    assert not wide["p"][0]["params"]["head"]["kernel"][..., 3:7, :].any()

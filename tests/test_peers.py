@@ -120,7 +120,9 @@ def test_the_flax_loss_is_ours(layers):
         *hidden, head = [{"kernel": np.concatenate([w.T, b[:, None]], 1)} for w, b in net]
         return {"params": {"mlp": {f"hidden_{i}": layer for i, layer in enumerate(hidden)}, "head": head}}
 
-    params = {side: [joined(net) for net in nets[side]] for side in nets}
+    (weights, bias), *rest = nets["q"][0]
+    tied = [[(weights.mean(0, keepdims=True), bias), *rest], *nets["q"][1:]]  # reads the sum of x, not each number
+    params = {side: [joined(net) for net in own] for side, own in (("q", tied), ("p", nets["p"]))}
     terms = [oracle.terms(arch, params, n, bit, eps[:, bit], "sampled") for bit in (0, 1)]
     wanted = np.mean([recon.mean() + kl.sum(0).mean() for recon, kl in terms])
     x = np.array([[0.0], [1.0]]).repeat(10, 0).repeat(n, 1)

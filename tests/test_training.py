@@ -80,13 +80,13 @@ def test_one_layer_against_its_elbo_by_hand(tiny, name):
         params = jax.tree.map(np.asarray, models.unpad(padded, n))
 
     def network(params, h):
-        (layer,), head = params["params"]["mlp"].values(), params["params"]["head"]["kernel"]
-        v = layer["kernel"] @ np.append(h, 1.0)
-        h = np.tanh(v) if name == "default" else np.where(v > 0.0, v, np.exp(np.minimum(v, 0.0)) - 1.0)
-        return head @ np.append(h, 1.0)
+        for layer in params["params"].get("mlp", {}).values():
+            v = layer["kernel"] @ np.append(h, 1.0)
+            h = np.tanh(v) if name == "default" else np.where(v > 0.0, v, np.exp(np.minimum(v, 0.0)) - 1.0)
+        return params["params"]["head"]["kernel"] @ np.append(h, 1.0)
 
     for bit in (0, 1):
-        mean, raw = network(params["q"][0], np.full(n, bit * (1.0 / n if name == "default" else 1.0)))
+        mean, raw = network(params["q"][0], (-8.0, 8.0)[bit] if name == "default" else n * bit)
         std = np.exp(raw) if name == "default" else np.sqrt(np.log(1.0 + np.exp(raw)) + 1e-8)
         for k, e in enumerate(eps[0, bit]):
             z = mean + std * e
@@ -134,7 +134,7 @@ def test_the_sampled_loss_is_the_weighted_mean_over_nodes(tiny, name, layers, ki
     arch, recipe = sized(tiny[name], layers, 4)
     recipe, params, this = replace(recipe, noise=kind), random_params(arch), run(4)
     with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(this.seed), 11), 2)
+        keys = [jax.random.fold_in(jax.random.key(this.seed), 2 * 11 + bit) for bit in (0, 1)]
         eps, weight = zip(*(noise.draw(key, kind, layers, recipe.samples) for key in keys), strict=True)
         loss, metrics = jax.jit(functools.partial(training.sampled_loss, arch, recipe))(params, 11, this)
     recon, kl = 0.0, 0.0
@@ -256,6 +256,39 @@ def test_adam_by_hand(tiny):
         rate = 0.02 * (1.0 + np.cos(np.pi * (t - 1) / recipe.steps)) / 2.0
         theta = theta - rate * (m / (1.0 - b1**t)) / (np.sqrt(v / (1.0 - b2**t)) + 1e-8)
     np.testing.assert_allclose(ravel_pytree(after(arch, recipe, this, 5).params)[0], theta, rtol=1e-4, atol=1e-6)
+
+
+def test_one_column_trains_as_the_n_whose_mean_it_is(tiny):
+    """An encoder whose first layer reads all of x, W x + b, trained by Adam beside the one that keeps W's mean column."""
+    n, (arch, recipe) = 4, sized(tiny["original"], 1, 4)
+    this, b1, b2 = run(n), *recipe.betas
+    start = jax.tree.map(np.asarray, after(arch, recipe, this, 0).params)
+    spread = np.random.default_rng(0).normal(size=(4, n))
+    kernel = start["q"][0]["params"]["mlp"]["hidden_0"]["kernel"]
+    columns = kernel[:, :1] + spread - spread.mean(1, keepdims=True)
+
+    def loss(theta, step):
+        columns, params = theta
+        params = jax.tree.map(jnp.asarray, params)
+        first = params["q"][0]["params"]["mlp"]["hidden_0"]
+        first["kernel"] = jnp.stack([columns @ jnp.ones(n) / n, first["kernel"][:, 1]], 1)  # reads the sum, n
+        return training.sampled_loss(arch, recipe, params, step, this)[0]
+
+    gradient = jax.jit(jax.grad(loss))
+    theta, unravel = ravel_pytree(jax.tree.map(np.float32, (columns, start)))
+    theta, m, v = np.asarray(theta, np.float64), 0.0, 0.0
+    for t in range(1, 11):
+        g = np.asarray(ravel_pytree(gradient(unravel(jnp.asarray(theta, jnp.float32)), t - 1))[0], np.float64)
+        m, v = b1 * m + (1.0 - b1) * g, b2 * v + (1.0 - b2) * g**2
+        rate = this.learning_rate * float(training.decay("post", jnp.int32(t - 1), recipe.steps))
+        theta = theta - rate * (m / (1.0 - b1**t)) / (np.sqrt(v / (1.0 - b2**t)) + 1e-8)
+    trained, params = unravel(jnp.asarray(theta, jnp.float32))
+    ours = after(arch, recipe, this, 10).params
+    column = ours["q"][0]["params"]["mlp"]["hidden_0"]["kernel"][:, 0]
+    assert np.abs(column - kernel[:, 0]).min() > 0.01
+    np.testing.assert_allclose(trained.mean(1), column, atol=1e-4)
+    np.testing.assert_allclose(trained - trained.mean(1, keepdims=True), columns - kernel[:, :1], atol=1e-4)
+    assert_close(params["p"], ours["p"], rtol=1e-3, atol=1e-4)
 
 
 def test_advance_is_so_many_updates_and_the_loss_of_the_step_to_come(tiny):

@@ -26,6 +26,7 @@ from vae_bit.networks import MLP, BernoulliNet, GaussianNet, ResidualGaussianNet
 
 Params = dict[str, list[Any]]
 
+SIGNAL = 8.0  # the size of signs: Adam moves all weights alike, so it is how much faster an encoder of signs learns
 CPU_BLOCK_LOGITS = 1 << 19  # of one run in flight: 2^17 to 2^19 are equally fast, 2^20 takes up to twice the time
 
 
@@ -35,14 +36,15 @@ class Architecture:
 
     layers: int
     width: int
-    data_hidden: tuple[int, ...]  # hidden widths of q(z_1 | x) and p(x | z_1)
+    encoder_hidden: tuple[int, ...]  # hidden widths of q(z_1 | x)
+    decoder_hidden: tuple[int, ...]  # of p(x | z_1)
     latent_hidden: tuple[int, ...]  # and of q(z_{l+1} | z_l) and p(z_l | z_{l+1})
     activation: Literal["elu", "tanh"]
     init: Literal["glorot", "lecun"]  # of kernels
     logit_gain: float  # that of the decoder's last kernel, times this
     std: Literal["softplus_variance", "exp"]  # what makes a network's second output positive
     residual: bool  # Gaussians between latents start around their own input
-    mean_input: bool  # the encoder reads x / n instead of x
+    encoder_input: Literal["sum", "signs"]  # what the encoder reads: sum_i x_i, or 8 (2 mean_i x_i - 1)
 
 
 class Pass(NamedTuple):
@@ -59,9 +61,8 @@ def softplus_std(v: Array) -> Array:
     return jnp.sqrt(softplus(v) + 1e-8)
 
 
-def _mlp(arch: Architecture, widths: tuple[int, ...], reads_data: bool = False) -> MLP:
-    activation = elu if arch.activation == "elu" else jnp.tanh
-    return MLP(widths, activation, _init_family(arch), reads_data)
+def _mlp(arch: Architecture, widths: tuple[int, ...]) -> MLP:
+    return MLP(widths, elu if arch.activation == "elu" else jnp.tanh, _init_family(arch)())
 
 
 def _init_family(arch: Architecture) -> Callable[..., Initializer]:
@@ -79,37 +80,51 @@ def _latent_nets(arch: Architecture) -> list[nn.Module]:
 
 def inference_nets(arch: Architecture) -> list[nn.Module]:
     """The modules of q(z_1 | x), q(z_2 | z_1), ..., q(z_L | z_{L-1})."""
-    return [GaussianNet(_mlp(arch, arch.data_hidden, reads_data=True), _positive(arch)), *_latent_nets(arch)]
+    return [GaussianNet(_mlp(arch, arch.encoder_hidden), _positive(arch)), *_latent_nets(arch)]
 
 
 def generative_nets(arch: Architecture) -> list[nn.Module]:
     """The modules of p(x | z_1), p(z_1 | z_2), ..., p(z_{L-1} | z_L)."""
     head = _init_family(arch)(arch.logit_gain)
-    return [BernoulliNet(_mlp(arch, arch.data_hidden), arch.width, head), *_latent_nets(arch)]
+    return [BernoulliNet(_mlp(arch, arch.decoder_hidden), arch.width, head), *_latent_nets(arch)]
 
 
 def init(arch: Architecture, key: Array, n: Array) -> Params:
     """Random kernels and zero biases; those of the n real dimensions do not depend on the padding.
 
-    The two kernels that touch the data are drawn with the data axis leading (prefixes of a draw are stable), and their
-    scale, which the initialiser sets by the padded width, is then set by n.
+    The decoder's last kernel is drawn with the data axis leading (prefixes of a draw are stable), and its scale, which
+    the initialiser sets by the padded width, is then set by n. For the encoder's first see `encode`.
     """
     q_key, p_key = jax.random.split(key)
-    inputs = [jnp.zeros((arch.width, 1))] + [jnp.zeros((1, 1))] * arch.layers
-    q = [net.init(jax.random.fold_in(q_key, l), inputs[l]) for l, net in enumerate(inference_nets(arch))]
-    p = [net.init(jax.random.fold_in(p_key, l), inputs[1]) for l, net in enumerate(generative_nets(arch))]
-    first, last = _data_layers({"q": q, "p": p})
-    if arch.init == "lecun":
-        first["kernel"] *= jnp.sqrt(arch.width / n)
-    else:
-        for layer, hidden in (first, arch.data_hidden[0]), (last, arch.data_hidden[-1]):
-            layer["kernel"] *= jnp.sqrt((arch.width + hidden) / (n + hidden))
+    q, p = (
+        [net.init(jax.random.fold_in(side, l), jnp.zeros((1, 1))) for l, net in enumerate(nets)]
+        for side, nets in ((q_key, inference_nets(arch)), (p_key, generative_nets(arch)))
+    )
+    first = q[0]["params"]["mlp"]["hidden_0"] if arch.encoder_hidden else q[0]["params"]["head"]
+    first["kernel"] = first["kernel"].at[:, 0].set(_first_column(arch, jax.random.fold_in(q_key, arch.layers), n))
+    if arch.init == "glorot":
+        _head({"p": p})["kernel"] *= _rescale(arch, arch.decoder_hidden[-1], n)
     return {"q": q, "p": p}
 
 
-def _data_layers(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The layers whose kernels have a data axis: the encoder's first [out, n + 1], the decoder's last [n, in + 1]."""
-    return params["q"][0]["params"]["mlp"]["hidden_0"], params["p"][0]["params"]["head"]
+def _first_column(arch: Architecture, key: Array, n: Array) -> Array | float:
+    """The start of what multiplies the encoder's input: the mean of n columns, or 0, as if x said nothing yet."""
+    if arch.encoder_input == "signs":
+        return 0.0
+    units = (*arch.encoder_hidden, 2)[0]
+    columns = _init_family(arch)(in_axis=-2, out_axis=-1)(key, (arch.width, units))
+    return data.mask(n, arch.width) @ columns / n * _rescale(arch, units, n)
+
+
+def _rescale(arch: Architecture, units: int, n: Array) -> Array:
+    """From a kernel's scale between some units and the padded width to that between the units and n dimensions."""
+    fixed = units if arch.init == "glorot" else 0
+    return jnp.sqrt((arch.width + fixed) / (n + fixed))
+
+
+def _head(params: Params) -> dict[str, Any]:
+    """The decoder's last layer, whose kernel [n, in + 1] has a row for each dimension of the data."""
+    return params["p"][0]["params"]["head"]
 
 
 def shapes(arch: Architecture) -> Params:
@@ -120,19 +135,17 @@ def shapes(arch: Architecture) -> Params:
 def unpad(params: Params, n: int) -> Params:
     """Parameters of a run without the dimensions beyond n; leading axes, of runs, are kept."""
     params = jax.tree.map(lambda leaf: leaf, params)
-    first, last = _data_layers(params)
-    first["kernel"] = np.concatenate([first["kernel"][..., :n], first["kernel"][..., -1:]], -1)
-    last["kernel"] = last["kernel"][..., :n, :]
+    head = _head(params)
+    head["kernel"] = head["kernel"][..., :n, :]
     return params
 
 
 def pad(params: Params, width: int) -> Params:
     """Parameters of runs with zeros for the dimensions added up to `width`; the inverse of `unpad`."""
     params = jax.tree.map(lambda leaf: leaf, params)
-    first, last = _data_layers(params)
-    n = last["kernel"].shape[-2]
-    first["kernel"] = np.insert(first["kernel"], [n] * (width - n), 0.0, axis=-1)
-    last["kernel"] = np.insert(last["kernel"], [n] * (width - n), 0.0, axis=-2)
+    head = _head(params)
+    n = head["kernel"].shape[-2]
+    head["kernel"] = np.insert(head["kernel"], [n] * (width - n), 0.0, axis=-2)
     return params
 
 
@@ -147,9 +160,15 @@ def conditional(net: nn.Module, params: Any, z: Array) -> Normal:
 
 
 def encode(arch: Architecture, params: Params, n: Array) -> Normal:
-    """q(z_1 | x) at the two data points: Normal of shape [2]."""
-    x = data.points(n, arch.width)
-    mean, std = _apply(inference_nets(arch)[0], params["q"][0], x / n if arch.mean_input else x)
+    """q(z_1 | x) at the two data points: Normal of shape [2].
+
+    A data point is one bit, n times over: the n columns w_i of a first layer that reads x would get equal gradients
+    and, from Adam, equal steps, and what they contribute is sum_i w_i x_i = mean_i(w_i) sum_i x_i. So one column holds
+    their mean, reads the sum, and trains as the n would (`tests/test_training.py` compares them).
+    """
+    bits = jnp.asarray(data.BITS[None])
+    x = SIGNAL * (2.0 * bits - 1.0) if arch.encoder_input == "signs" else n * bits
+    mean, std = _apply(inference_nets(arch)[0], params["q"][0], x)
     return Normal(mean[0], std[0])
 
 
@@ -175,7 +194,7 @@ def recon(arch: Architecture, params: Params, n: Array, z: Array) -> Array:
         logits = affine(kernel, hidden)
         return jnp.sum(softplus(jnp.where(mask[:, None] > 0.0, sign[None] * logits, -jnp.inf)), axis=0)
 
-    blocks = _in_blocks(z.size, _data_layers(params)[1]["kernel"], data.mask(n, arch.width))
+    blocks = _in_blocks(z.size, _head(params)["kernel"], data.mask(n, arch.width))
     return jnp.sum(jax.lax.map(jax.checkpoint(energy), blocks), axis=0).reshape(z.shape)
 
 

@@ -31,12 +31,6 @@ def elu(x: Array) -> Array:
     return jnp.where(x > 0.0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
 
 
-def data_first(family: Callable[..., Initializer]) -> Initializer:
-    """Draws a kernel [out, in] with its input axis leading, so that padding the input leaves the rest unchanged."""
-    init = family(in_axis=-2, out_axis=-1)
-    return lambda key, shape, *args, **kwargs: init(key, shape[::-1], *args, **kwargs).T
-
-
 def with_zero_bias(init: Initializer) -> Initializer:
     """[W b] of shape [out, in + 1]: W as `init` draws it, b = 0."""
     return lambda key, shape, *args, **kwargs: jnp.pad(
@@ -86,14 +80,12 @@ class MLP(nn.Module):
 
     widths: tuple[int, ...]
     activation: Callable[[Array], Array]
-    init_family: Callable[..., Initializer]
-    reads_data: bool = False
+    init_kernel: Initializer
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         for depth, width in enumerate(self.widths):
-            init = data_first(self.init_family) if self.reads_data and depth == 0 else self.init_family()
-            h = self.activation(Affine(width, init, name=f"hidden_{depth}")(h))
+            h = self.activation(Affine(width, self.init_kernel, name=f"hidden_{depth}")(h))
         return h
 
 
@@ -105,7 +97,7 @@ class GaussianNet(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Normal:
-        mean, scale = jnp.split(Affine(2, self.mlp.init_family(), name="head")(self.mlp(h)), 2)
+        mean, scale = jnp.split(Affine(2, self.mlp.init_kernel, name="head")(self.mlp(h)), 2)
         return Normal(mean, self.positive(scale))
 
 

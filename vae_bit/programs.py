@@ -65,7 +65,7 @@ def chunk_size(arch: Architecture, recipe: Recipe) -> int:
     """Runs whose training state and layers' outputs fit the budget of all local devices, at least `FEWEST` a device."""
     state = 3 * sum(leaf.size for leaf in jax.tree.leaves(models.shapes(arch)))
     weight = jax.eval_shape(partial(training.nodes, recipe, arch.layers), jax.random.key(0)).weight
-    lowest = data.POINTS * recipe.samples * (sum(arch.data_hidden) + arch.width)
+    lowest = data.POINTS * recipe.samples * (sum(arch.decoder_hidden) + arch.width)
     outputs = lowest + data.POINTS * weight.size * 2 * (arch.layers - 1) * sum(arch.latent_hidden)
     budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
     return jax.local_device_count() * max(FEWEST, budget // (4 * (state + 3 * outputs)))

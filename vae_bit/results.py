@@ -24,7 +24,7 @@ from vae_bit.sweep import Trained, block_ends
 
 Table = dict[str, np.ndarray]
 
-SCHEMA = 1
+SCHEMA = 2
 KEYS = ("layers", "n", "beta", "learning_rate", "seed")
 EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass")
 CURVES = ("loss", "recon", "kl")

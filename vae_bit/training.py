@@ -10,12 +10,13 @@ import optax
 from jax import Array
 
 from vae_bit import data, losses, models, noise
-from vae_bit.distributions import standard_normal
+from vae_bit.distributions import Normal, standard_normal
 from vae_bit.models import Architecture, Params, Pass
 
 Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
 FREE_NATS = math.log(2.0)  # what the one bit holds
 RENYI_ALPHA = 0.5
+EPS = 1e-8  # Adam's
 
 
 class Run(NamedTuple):
@@ -59,7 +60,8 @@ class State(NamedTuple):
 
     step: Array
     params: Params
-    adam: Any
+    mean: Params  # Adam's moments of the gradient: its running mean and mean square
+    square: Params
 
 
 class Metrics(NamedTuple):
@@ -73,28 +75,41 @@ class Metrics(NamedTuple):
 def init(arch: Architecture, recipe: Recipe, run: Run) -> State:
     """The state before the first step."""
     params = models.init(arch, jax.random.key(run.seed), run.n)
-    return State(jnp.zeros((), jnp.int32), params, _adam(recipe).init(params))
-
-
-def _adam(recipe: Recipe) -> optax.GradientTransformation:
-    return optax.scale_by_adam(*recipe.betas, eps=1e-8)
+    zeros = optax.tree.zeros_like(params)
+    return State(jnp.zeros((), jnp.int32), params, zeros, zeros)
 
 
 def kl_terms(path: Pass, kind: str) -> list[Array]:
-    """kl_l at the nodes of one pass, each of a shape that broadcasts to [2, *nodes]."""
-    *lower, top = zip(*jax.tree.map(lambda a: a[..., None], (path.z, path.q, path.p)), strict=True)
-    if kind == "sampled":
-        return [losses.sampled_kl(*args) for args in (*lower, top)]
-    return [*(losses.partly_closed_kl(*args) for args in lower), losses.top_kl(top[1])]
+    """kl_l at the draws of one pass, each of a shape that broadcasts to [2, *nodes].
+
+    Sampled, ln q(z) = -H(q) + (1 - eps^2) / 2 for z = mean + std * eps, the last part of which is the noise's alone.
+    """
+    *lower, top = _by_layer(path)
+    if kind == "closed":
+        return [*(losses.partly_closed_kl(*args) for args in lower), losses.top_kl(top[1])]
+    eps = [jax.lax.stop_gradient((z - q.mean) / q.std)[..., 0] for z, q, _ in (*lower, top)]
+    kl = [losses.partly_closed_kl(*args) for args in (*lower, top)]
+    return [kl_l + 0.5 * (1.0 - jnp.square(eps_l)) for kl_l, eps_l in zip(kl, eps, strict=True)]
+
+
+def _sampled_kl(path: Pass) -> list[Array]:
+    """The same for latents that need not be draws of this q."""
+    return [losses.sampled_kl(*args) for args in _by_layer(path)]
+
+
+def _by_layer(path: Pass) -> list[tuple[Array, Normal, Normal]]:
+    """z_l, q and p of every layer, each as events of size 1."""
+    return list(zip(*jax.tree.map(lambda a: a[..., None], (path.z, path.q, path.p)), strict=True))
 
 
 def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array, run: Run) -> tuple[Array, Metrics]:
     """The loss under the noise of one step, averaged over the two points, with its parts."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), step), data.POINTS)
+    numbers = data.POINTS * step + jnp.arange(data.POINTS)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(run.seed), numbers)
     eps, weight = jax.vmap(lambda key: nodes(recipe, arch.layers, key))(keys)
     path = models.forward(arch, params, run.n, eps)
     if recipe.objective == "path":
-        kl = kl_terms(path._replace(q=jax.lax.stop_gradient(path.q)), "sampled")
+        kl = _sampled_kl(path._replace(q=jax.lax.stop_gradient(path.q)))
     else:
         kl = kl_terms(path, recipe.kl)
     recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (path.recon, *kl))
@@ -118,7 +133,7 @@ def _bound(arch: Architecture, recipe: Recipe, params: Params, run: Run, path: P
     """The bound of each group of k draws: path.z [2, groups, k] -> [2, groups]. The log weights count beta * kl."""
 
     def log_weight(path: Pass) -> Array:
-        return -losses.loss(path.recon, jnp.stack(kl_terms(path, "sampled")), run.beta)
+        return -losses.loss(path.recon, jnp.stack(_sampled_kl(path)), run.beta)
 
     if recipe.objective == "iwae":
         return losses.iwae(log_weight(path))
@@ -145,14 +160,25 @@ def decay(schedule: str, step: Array, steps: int) -> Array:
 
 
 def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
-    """One Adam step (Kingma and Ba 2015); none, for good, once the gradient is not finite."""
+    """One step of Adam (Kingma and Ba 2015), bias corrected as at the end of its section 2; none, for good, once the
+    gradient is not finite.
+    """
     gradient = jax.grad(sampled_loss, argnums=2, has_aux=True)
     grads, _ = gradient(arch, recipe, state.params, state.step, run)
-    direction, adam = _adam(recipe).update(grads, state.adam)
-    rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps)
-    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    finite = jnp.isfinite(sum(jnp.sum(g) for g in jax.tree.leaves(grads)))
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), State(state.step + 1, params, adam), state)
+    step, finite = state.step + 1, jnp.isfinite(optax.tree.sum(grads))
+    b1, b2 = recipe.betas
+    mean = optax.tree.update_moment(grads, state.mean, b1, 1)
+    square = optax.tree.update_moment(grads, state.square, b2, 2)
+    # The parameters are made from what is kept of the moments: XLA would copy the old ones were they read again later.
+    mean, square = _where(finite, (mean, square), (state.mean, state.square))
+    scale = jnp.sqrt(1.0 - b2**step)
+    rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps) * scale / (1.0 - b1**step)
+    params = jax.tree.map(lambda p, m, s: p - rate * m / (jnp.sqrt(s) + scale * EPS), state.params, mean, square)
+    return State(*_where(finite, (step, params), (state.step, state.params)), mean, square)
+
+
+def _where(finite: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.where(finite, *leaves), new, old)
 
 
 def advance(arch: Architecture, recipe: Recipe, state: State, run: Run, steps: Array) -> tuple[State, Metrics]:
