@@ -259,7 +259,7 @@ def test_adam_by_hand(tiny):
 
 
 def test_one_column_trains_as_the_n_whose_mean_it_is(tiny):
-    """An encoder whose first layer reads all of x, W x + b, trained by Adam beside the one that keeps W's mean column."""
+    """An encoder that reads all of x, W x + b, trained by Adam beside ours, which keeps the mean of W's columns."""
     n, (arch, recipe) = 4, sized(tiny["original"], 1, 4)
     this, b1, b2 = run(n), *recipe.betas
     start = jax.tree.map(np.asarray, after(arch, recipe, this, 0).params)
