@@ -101,17 +101,18 @@ def init(arch: Architecture, key: Array, n: Array) -> Params:
         for side, nets in ((q_key, inference_nets(arch)), (p_key, generative_nets(arch)))
     )
     first = q[0]["params"]["mlp"]["hidden_0"] if arch.encoder_hidden else q[0]["params"]["head"]
-    first["kernel"] = first["kernel"].at[:, 0].set(_first_column(arch, jax.random.fold_in(q_key, arch.layers), n))
+    bias = first["kernel"][:, -1]
+    start = _first_column(arch, jax.random.fold_in(q_key, arch.layers), bias.size, n)
+    first["kernel"] = jnp.stack([start, bias], axis=1)
     if arch.init == "glorot":
         _head({"p": p})["kernel"] *= _rescale(arch, arch.decoder_hidden[-1], n)
     return {"q": q, "p": p}
 
 
-def _first_column(arch: Architecture, key: Array, n: Array) -> Array | float:
+def _first_column(arch: Architecture, key: Array, units: int, n: Array) -> Array:
     """The start of what multiplies the encoder's input: the mean of n columns, or 0, as if x said nothing yet."""
     if arch.encoder_input == "signs":
-        return 0.0
-    units = (*arch.encoder_hidden, 2)[0]
+        return jnp.zeros(units)
     columns = _init_family(arch)(in_axis=-2, out_axis=-1)(key, (arch.width, units))
     return data.mask(n, arch.width) @ columns / n * _rescale(arch, units, n)
 

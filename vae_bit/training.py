@@ -104,9 +104,7 @@ def _by_layer(path: Pass) -> list[tuple[Array, Normal, Normal]]:
 
 def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array, run: Run) -> tuple[Array, Metrics]:
     """The loss under the noise of one step, averaged over the two points, with its parts."""
-    numbers = data.POINTS * step + jnp.arange(data.POINTS)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(run.seed), numbers)
-    eps, weight = jax.vmap(lambda key: nodes(recipe, arch.layers, key))(keys)
+    eps, weight = jax.vmap(lambda key: nodes(recipe, arch.layers, key))(step_keys(run.seed, step))
     path = models.forward(arch, params, run.n, eps)
     if recipe.objective == "path":
         kl = _sampled_kl(path._replace(q=jax.lax.stop_gradient(path.q)))
@@ -120,6 +118,13 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     else:
         loss = losses.loss(recon, jnp.stack(kl), run.beta)
     return loss, Metrics(loss, recon, jnp.stack(kl).sum())
+
+
+def step_keys(seed: Array, step: Array) -> Array:
+    """Keys of the two data points in one step, [2]: a seed and a count are a Threefry key as they stand."""
+    count = data.POINTS * step + jnp.arange(data.POINTS)
+    pairs = jnp.stack([jnp.broadcast_to(seed, count.shape), count], axis=-1).astype(jnp.uint32)
+    return jax.random.wrap_key_data(pairs, impl="threefry2x32")
 
 
 def nodes(recipe: Recipe, layers: int, key: Array) -> noise.Noise:
@@ -174,7 +179,8 @@ def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
     scale = jnp.sqrt(1.0 - b2**step)
     rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps) * scale / (1.0 - b1**step)
     params = jax.tree.map(lambda p, m, s: p - rate * m / (jnp.sqrt(s) + scale * EPS), state.params, mean, square)
-    return State(*_where(finite, (step, params), (state.step, state.params)), mean, square)
+    step, params = _where(finite, (step, params), (state.step, state.params))
+    return State(step, params, mean, square)
 
 
 def _where(finite: Array, new: Any, old: Any) -> Any:
