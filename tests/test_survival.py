@@ -422,7 +422,7 @@ def small_memory(monkeypatch):
         sizes.append(chunks(group, chunk)[0].stop)
 
         def init(runs):
-            return State(jnp.zeros(runs.n.size, jnp.int32), {"q": [runs.seed]}, ())
+            return State(jnp.zeros(runs.n.size, jnp.int32), {"q": [runs.seed]}, {}, {})
 
         def advance(state, runs, steps):
             if sizes[-1] > most and state.step[0] > 1 and 5 in runs.seed:

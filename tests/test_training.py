@@ -134,7 +134,7 @@ def test_the_sampled_loss_is_the_weighted_mean_over_nodes(tiny, name, layers, ki
     arch, recipe = sized(tiny[name], layers, 4)
     recipe, params, this = replace(recipe, noise=kind), random_params(arch), run(4)
     with jax.enable_x64(True):
-        keys = [jax.random.wrap_key_data(np.uint32([this.seed, 2 * 11 + bit])) for bit in (0, 1)]
+        keys = [jax.random.wrap_key_data(jnp.array([this.seed, 2 * 11 + bit], jnp.uint32)) for bit in (0, 1)]
         eps, weight = zip(*(noise.draw(key, kind, layers, recipe.samples) for key in keys), strict=True)
         loss, metrics = jax.jit(functools.partial(training.sampled_loss, arch, recipe))(params, 11, this)
     recon, kl = 0.0, 0.0

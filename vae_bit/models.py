@@ -100,7 +100,8 @@ def init(arch: Architecture, key: Array, n: Array) -> Params:
         [net.init(jax.random.fold_in(side, l), jnp.zeros((1, 1))) for l, net in enumerate(nets)]
         for side, nets in ((q_key, inference_nets(arch)), (p_key, generative_nets(arch)))
     )
-    first = q[0]["params"]["mlp"]["hidden_0"] if arch.encoder_hidden else q[0]["params"]["head"]
+    encoder: Any = q[0]["params"]
+    first = encoder["mlp"]["hidden_0"] if arch.encoder_hidden else encoder["head"]
     bias = first["kernel"][:, -1]
     start = _first_column(arch, jax.random.fold_in(q_key, arch.layers), bias.size, n)
     first["kernel"] = jnp.stack([start, bias], axis=1)
