@@ -1,10 +1,11 @@
 """The least time a step can take: its operations, counted from shapes, over the rates that this machine reaches.
 
 Counted is what no program can leave out: the matrix products of the networks, forward and backward, on the encoder's
-two distinct inputs and on every noise node (but no gradient for the data); one exponential for each hidden unit, each
-Gaussian's spread and for each logit's sigmoid; a logarithm for a softplus and for each independent normal draw; and
-reading and writing the parameters and Adam's two moments once. Sums, products and the loss itself, which no step needs,
-count as free, and so does sharing of work by faster memory. The parts are added.
+two distinct inputs, one number each (`vae_bit.models.encode`), and on every noise node (but no gradient for the data);
+one exponential for each hidden unit, each Gaussian's spread and for each logit's sigmoid; a logarithm for a softplus
+and for each independent normal draw; and reading and writing the parameters and Adam's two moments once. Sums, products
+and the loss itself, which no step needs, count as free, and so does the sharing of work by faster memory. The parts are
+added.
 """
 
 import itertools

@@ -54,7 +54,7 @@ define(Numbers(*POSITIVES), "beta", [1.0], "Weights of the KL in loss = recon + 
 define(Numbers(*POSITIVES), "learning_rate", None, "Adam's initial learning rates; the preset's unless given.")
 define(Number(*NATURAL), "steps", None, "Training steps; the preset's (5,000) unless given.")
 define(Number(*NATURAL), "samples", None, "Noise nodes per data point and step; the preset's unless given.")
-define(Number(*NATURAL), "chunk", None, "Most runs to advance together; chosen from cache or memory unless given.")
+define(Number(*NATURAL), "chunk", None, "Most runs to advance together; the fastest number unless given.")
 define(Choice(get_args(Kind)), "noise", None, "How noise is drawn; the preset's way unless given.")
 define(Choice(get_args(Objective)), "objective", None, "What training raises; the ELBO unless given.")
 define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi; 1 unless given.")

@@ -27,7 +27,7 @@ def tiny() -> dict[str, Preset]:
         name: preset._replace(
             architecture=dataclasses.replace(
                 preset.architecture,
-                encoder_hidden=(4,) * bool(preset.architecture.encoder_hidden),
+                encoder_hidden=(4,) if preset.architecture.encoder_hidden else (),
                 decoder_hidden=(4,),
                 latent_hidden=(3,),
             ),

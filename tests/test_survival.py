@@ -207,7 +207,7 @@ def test_another_schema_and_a_broken_config_are_refused(work, done):
     lacking = {name: value for name, value in config.items() if name != "settings"}
     wrong = {**config, "settings": {**config["settings"], "seeds": "many"}}
     for broken, words in (
-        (json.dumps({**config, "schema": 99}), ("schema 1 (saved: 99)",)),
+        (json.dumps({**config, "schema": 99}), (f"schema {results.SCHEMA} (saved: 99)",)),
         (text[:200], ("damaged",)),
         (json.dumps(lacking), ("settings",)),
         (json.dumps(wrong), ("many", "positive integer")),

@@ -26,7 +26,7 @@ from vae_bit.networks import MLP, BernoulliNet, GaussianNet, ResidualGaussianNet
 
 Params = dict[str, list[Any]]
 
-SIGNAL = 8.0  # the size of signs: Adam moves all weights alike, so it is how much faster an encoder of signs learns
+SIGNAL = 8.0  # the size of signs: Adam moves all weights alike, so q moves 8 times as fast as it would with +-1
 CPU_BLOCK_LOGITS = 1 << 19  # of one run in flight: 2^17 to 2^19 are equally fast, 2^20 takes up to twice the time
 
 
@@ -93,20 +93,20 @@ def init(arch: Architecture, key: Array, n: Array) -> Params:
     """Random kernels and zero biases; those of the n real dimensions do not depend on the padding.
 
     The decoder's last kernel is drawn with the data axis leading (prefixes of a draw are stable), and its scale, which
-    the initialiser sets by the padded width, is then set by n. For the encoder's first see `encode`.
+    the initialiser sets by the padded width, is then set by n. For what multiplies the data see `_first_column`.
     """
-    q_key, p_key = jax.random.split(key)
+    q_key, p_key, x_key = jax.random.split(key, 3)
     q, p = (
         [net.init(jax.random.fold_in(side, l), jnp.zeros((1, 1))) for l, net in enumerate(nets)]
         for side, nets in ((q_key, inference_nets(arch)), (p_key, generative_nets(arch)))
     )
     encoder: Any = q[0]["params"]
     first = encoder["mlp"]["hidden_0"] if arch.encoder_hidden else encoder["head"]
-    bias = first["kernel"][:, -1]
-    start = _first_column(arch, jax.random.fold_in(q_key, arch.layers), bias.size, n)
-    first["kernel"] = jnp.stack([start, bias], axis=1)
+    start = _first_column(arch, x_key, first["kernel"].shape[0], n)
+    first["kernel"] = jnp.stack([start, jnp.zeros_like(start)], axis=1)
     if arch.init == "glorot":
-        _head({"p": p})["kernel"] *= _rescale(arch, arch.decoder_hidden[-1], n)
+        head = _head({"p": p})
+        head["kernel"] *= _rescale(arch, head["kernel"].shape[1] - 1, n)
     return {"q": q, "p": p}
 
 
@@ -115,7 +115,7 @@ def _first_column(arch: Architecture, key: Array, units: int, n: Array) -> Array
     if arch.encoder_input == "signs":
         return jnp.zeros(units)
     columns = _init_family(arch)(in_axis=-2, out_axis=-1)(key, (arch.width, units))
-    return data.mask(n, arch.width) @ columns / n * _rescale(arch, units, n)
+    return jnp.mean(columns, 0, where=data.mask(n, arch.width)[:, None] > 0.0) * _rescale(arch, units, n)
 
 
 def _rescale(arch: Architecture, units: int, n: Array) -> Array:
@@ -166,7 +166,7 @@ def encode(arch: Architecture, params: Params, n: Array) -> Normal:
 
     A data point is one bit, n times over: the n columns w_i of a first layer that reads x would get equal gradients
     and, from Adam, equal steps, and what they contribute is sum_i w_i x_i = mean_i(w_i) sum_i x_i. So one column holds
-    their mean, reads the sum, and trains as the n would (`tests/test_training.py` compares them).
+    their mean, reads the sum, and trains as the n would, but for Adam's epsilon (`tests/test_training.py`).
     """
     bits = jnp.asarray(data.BITS[None])
     x = SIGNAL * (2.0 * bits - 1.0) if arch.encoder_input == "signs" else n * bits

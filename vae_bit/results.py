@@ -2,6 +2,7 @@
 
 A table is a dict of columns, one row for each run, ordered by layers, n, beta, learning_rate, seed; so are the curves
 [R, T]. Parameters of all runs of one depth and n are stacked under names such as `layers=2/n=5/q/0/params/head/kernel`.
+A kernel is [W b]; the encoder's first W has one column, which multiplies sum_i x_i, or +-8 (`vae_bit.models.encode`).
 Every loader raises Damaged, naming the file, where one is missing or not as it was written.
 """
 

@@ -16,7 +16,7 @@ from vae_bit.models import Architecture, Params, Pass
 Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
 FREE_NATS = math.log(2.0)  # what the one bit holds
 RENYI_ALPHA = 0.5
-EPS = 1e-8  # Adam's
+ADAM_EPS = 1e-8
 
 
 class Run(NamedTuple):
@@ -74,26 +74,23 @@ class Metrics(NamedTuple):
 
 def init(arch: Architecture, recipe: Recipe, run: Run) -> State:
     """The state before the first step."""
-    params = models.init(arch, jax.random.key(run.seed), run.n)
-    zeros = optax.tree.zeros_like(params)
-    return State(jnp.zeros((), jnp.int32), params, zeros, zeros)
+    params = models.init(arch, step_keys(run.seed, -1)[0], run.n)
+    return State(jnp.zeros((), jnp.int32), params, optax.tree.zeros_like(params), optax.tree.zeros_like(params))
 
 
-def kl_terms(path: Pass, kind: str) -> list[Array]:
-    """kl_l at the draws of one pass, each of a shape that broadcasts to [2, *nodes].
+def kl_terms(path: Pass, eps: list[Array], kind: str) -> list[Array]:
+    """kl_l at the draws z = mean + std * eps of one pass, each of a shape that broadcasts to [2, *nodes].
 
-    Sampled, ln q(z) = -H(q) + (1 - eps^2) / 2 for z = mean + std * eps, the last part of which is the noise's alone.
+    Sampled, ln q(z) = -H(q) + (1 - eps^2) / 2, the last part of which is the noise's alone.
     """
-    *lower, top = _by_layer(path)
+    *lower, top = [losses.partly_closed_kl(*args) for args in _by_layer(path)]
     if kind == "closed":
-        return [*(losses.partly_closed_kl(*args) for args in lower), losses.top_kl(top[1])]
-    eps = [jax.lax.stop_gradient((z - q.mean) / q.std)[..., 0] for z, q, _ in (*lower, top)]
-    kl = [losses.partly_closed_kl(*args) for args in (*lower, top)]
-    return [kl_l + 0.5 * (1.0 - jnp.square(eps_l)) for kl_l, eps_l in zip(kl, eps, strict=True)]
+        return [*lower, losses.top_kl(_by_layer(path)[-1][1])]
+    return [kl + 0.5 * (1.0 - jnp.square(eps_l)) for kl, eps_l in zip((*lower, top), eps, strict=True)]
 
 
 def _sampled_kl(path: Pass) -> list[Array]:
-    """The same for latents that need not be draws of this q."""
+    """ln q(z_l) - ln p(z_l) of every layer, for q as it is given: held constant, or at z that it did not draw."""
     return [losses.sampled_kl(*args) for args in _by_layer(path)]
 
 
@@ -109,7 +106,7 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     if recipe.objective == "path":
         kl = _sampled_kl(path._replace(q=jax.lax.stop_gradient(path.q)))
     else:
-        kl = kl_terms(path, recipe.kl)
+        kl = kl_terms(path, eps, recipe.kl)
     recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (path.recon, *kl))
     if recipe.draws_groups:
         loss = -jnp.mean(_bound(arch, recipe, params, run, path))
@@ -120,10 +117,10 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     return loss, Metrics(loss, recon, jnp.stack(kl).sum())
 
 
-def step_keys(seed: Array, step: Array) -> Array:
+def step_keys(seed: Array, step: Array | int) -> Array:
     """Keys of the two data points in one step, [2]: a seed and a count are a Threefry key as they stand."""
-    count = data.POINTS * step + jnp.arange(data.POINTS)
-    pairs = jnp.stack([jnp.broadcast_to(seed, count.shape), count], axis=-1).astype(jnp.uint32)
+    count = jnp.astype(data.POINTS * step + jnp.arange(data.POINTS), jnp.uint32)
+    pairs = jnp.stack([jnp.full_like(count, seed), count], axis=-1)
     return jax.random.wrap_key_data(pairs, impl="threefry2x32")
 
 
@@ -165,8 +162,9 @@ def decay(schedule: str, step: Array, steps: int) -> Array:
 
 
 def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
-    """One step of Adam (Kingma and Ba 2015), bias corrected as at the end of its section 2; none, for good, once the
-    gradient is not finite.
+    """One step of Adam (Kingma and Ba 2015), in the order of operations that ends their section 2.
+
+    Once a gradient is not finite, no step is taken any more.
     """
     gradient = jax.grad(sampled_loss, argnums=2, has_aux=True)
     grads, _ = gradient(arch, recipe, state.params, state.step, run)
@@ -177,8 +175,10 @@ def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
     # The parameters are made from what is kept of the moments: XLA would copy the old ones were they read again later.
     mean, square = _where(finite, (mean, square), (state.mean, state.square))
     scale = jnp.sqrt(1.0 - b2**step)
-    rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps) * scale / (1.0 - b1**step)
-    params = jax.tree.map(lambda p, m, s: p - rate * m / (jnp.sqrt(s) + scale * EPS), state.params, mean, square)
+    correction = scale / (1.0 - b1**step)
+    rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps)
+    direction = jax.tree.map(lambda m, s: correction * m / (jnp.sqrt(s) + scale * ADAM_EPS), mean, square)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     step, params = _where(finite, (step, params), (state.step, state.params))
     return State(step, params, mean, square)
 
