@@ -24,7 +24,8 @@ CPU_CHUNK_BYTES = 5 << 20  # a device's share of a chunk: half takes a tenth lon
 ACCELERATOR_CHUNK_BYTES = 8 << 30
 FEWEST = 2  # runs a device in a chunk: a batch of one takes half as long again a run
 LEAN = {"xla_backend_optimization_level": 1}  # as fast a loop as at level 3 after three quarters of the compile time
-RUN_ONCE = {"xla_backend_optimization_level": 0}  # what runs for milliseconds should not take seconds to compile
+PLAIN = {"xla_cpu_use_fusion_emitters": False}  # the older kernels: half the compile time, but a step is twice as slow
+RUN_ONCE = {"xla_backend_optimization_level": 0} | PLAIN  # what runs for milliseconds should not compile for seconds
 EVALUATED = 4  # runs a device in one call of the exact evaluation
 
 
@@ -120,7 +121,7 @@ def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), models.shapes(arch))
     runs: Any = [jax.ShapeDtypeStruct((size,), kind) for kind in KINDS]
     with jax.enable_x64(True):
-        program = program.lower(params, Run(*runs)).compile()
+        program = program.lower(params, Run(*runs)).compile(PLAIN)
 
     def evaluate_few(params: Params, runs: Run, where: slice) -> Evaluation:
         params = models.pad(jax.tree.map(lambda leaf: leaf[indices(where, size)], params), arch.width)

@@ -24,7 +24,6 @@ _TO_LEGENDRE = np.polynomial.legendre.legvander(NODES, ORDER - 1).T * WEIGHTS * 
 TO_POWERS = np.linalg.inv(np.vander(NODES, increasing=True))
 # values at the nodes -> the polynomial at the left and right edge of the panel, and its last two Legendre coefficients
 ESTIMATES = np.concatenate([np.vander([-1.0, 1.0], ORDER, increasing=True) @ TO_POWERS, _TO_LEGENDRE[-2:]])
-SHARPNESS = 4.0  # panels go by error^(1 / SHARPNESS): ORDER would suit smooth functions, less closes in on kinks faster
 FLOOR = 0.2  # share of the panels that stays where it was, so that nothing is given up for good
 
 
@@ -51,22 +50,26 @@ def adapt(f: Callable[[Array], tuple[Array, Values]], edges: Array, passes: int)
     compared with its own maximum. Returns the last edges and the values at their nodes.
     """
 
-    def one_pass(edges, _):
+    def one_pass(_, grid):
+        edges = grid[0]
         features, values = f(nodes(edges)[0])
-        return share(edges, features, edges.shape[-1] - 1), (edges, values)
+        return share(edges, features, edges.shape[-1] - 1), edges, values
 
-    history = jax.lax.scan(one_pass, edges, None, length=passes)[1]
-    return jax.tree.map(lambda steps: steps[-1], history)
+    none_yet = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: f(nodes(edges)[0])[1]))
+    _, edges, values = jax.lax.fori_loop(0, passes, one_pass, (edges, edges, none_yet))
+    return edges, values
 
 
 def share(edges: Array, features: Array, panels: int) -> Array:
-    """New edges [..., panels + 1] such that every panel has an equal share of error^(1 / SHARPNESS).
+    """New edges [..., panels + 1] such that every panel has an equal share of error^(1/4).
 
-    features [m, ..., K] are given at the nodes of the old edges.
+    features [m, ..., K] are given at the nodes of the old edges. error^(1 / ORDER) would suit smooth functions; the
+    fourth root closes in on kinks faster.
     """
-    demand = jnp.exp(jnp.log(jnp.maximum(_error(features), jnp.finfo(edges.dtype).eps)) / SHARPNESS)
-    part = (1.0 - FLOOR) * demand / jnp.sum(demand, axis=-1, keepdims=True) + FLOOR / demand.shape[-1]
-    cumulative = jnp.concatenate([jnp.zeros_like(part[..., :1]), jnp.cumsum(part, axis=-1)], axis=-1)
+    demand = jnp.sqrt(jnp.sqrt(jnp.maximum(_error(features), jnp.finfo(edges.dtype).eps)))
+    before = demand @ jnp.asarray(np.tri(edges.shape[-1], demand.shape[-1], -1).T, demand.dtype)  # sum up to each edge
+    even = _row(np.linspace(0.0, 1.0, edges.shape[-1]), edges)
+    cumulative = (1.0 - FLOOR) * before / before[..., -1:] + FLOOR * even
     return _interpolate(jnp.linspace(0.0, 1.0, panels + 1, dtype=edges.dtype), cumulative, edges)
 
 
@@ -97,7 +100,7 @@ def lookup(table: Table, z: Array) -> Array:
     """The tabulated functions at z, held constant beyond the ends: [...] -> [m, ...]."""
     edges = table.edges
     flat = jnp.clip(z.ravel(), edges[0], edges[-1])
-    panel = jnp.sum(flat[:, None] >= edges[None, 1:-1], axis=1)
+    panel = jnp.sum(edges[1:-1, None] <= flat[None], axis=0, dtype=jnp.int32)
     left, right = edges[panel], edges[panel + 1]
     u = (2.0 * flat - left - right) / jnp.maximum(right - left, jnp.finfo(edges.dtype).tiny)
     coefficients = table.coefficients[:, :, panel]
@@ -113,13 +116,13 @@ def _error(values: Array) -> Array:
     The last two Legendre coefficients, or the jump between the polynomials of neighbouring panels at their edge, which
     finds a step that falls between two panels.
     """
-    scale = jnp.max(jnp.abs(values), axis=-1, keepdims=True)
-    relative = values / jnp.maximum(scale, jnp.finfo(values.dtype).tiny)
-    relative = relative.reshape(*values.shape[:-1], -1, ORDER)
-    left, right, *tail = jnp.moveaxis(relative @ jnp.asarray(ESTIMATES.T, values.dtype), -1, 0)
+    scale = jnp.maximum(jnp.max(jnp.abs(values), axis=-1), jnp.finfo(values.dtype).tiny)
+    panels = values.reshape(*values.shape[:-1], -1, ORDER)
+    left, right, *tail = jnp.einsum("eq,...pq->e...p", jnp.asarray(ESTIMATES, values.dtype), panels)
     jump = jnp.pad(jnp.abs(right[..., :-1] - left[..., 1:]), [(0, 0)] * (left.ndim - 1) + [(1, 1)])
     worst = jnp.maximum(jnp.abs(tail[0]), jnp.abs(tail[1]))
-    return jnp.max(jnp.maximum(worst, jnp.maximum(jump[..., :-1], jump[..., 1:])), axis=0)
+    worst = jnp.maximum(worst, jnp.maximum(jump[..., :-1], jump[..., 1:]))
+    return jnp.max(worst / scale[..., None], axis=0)
 
 
 def _interpolate(x: Array, knots: Array, values: Array) -> Array:

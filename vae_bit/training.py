@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from vae_bit import data, losses, models, noise
 from vae_bit.distributions import Normal, standard_normal
@@ -60,8 +61,8 @@ class State(NamedTuple):
 
     step: Array
     params: Params
-    mean: Params  # Adam's moments of the gradient: its running mean and mean square
-    square: Params
+    mean: Array  # Adam's moments of the gradient, all parameters in one row: its running mean and mean square
+    square: Array
 
 
 class Metrics(NamedTuple):
@@ -75,7 +76,8 @@ class Metrics(NamedTuple):
 def init(arch: Architecture, recipe: Recipe, run: Run) -> State:
     """The state before the first step."""
     params = models.init(arch, step_keys(run.seed, -1)[0], run.n)
-    return State(jnp.zeros((), jnp.int32), params, optax.tree.zeros_like(params), optax.tree.zeros_like(params))
+    moment = jnp.zeros_like(ravel_pytree(params)[0])
+    return State(jnp.zeros((), jnp.int32), params, moment, moment)
 
 
 def kl_terms(path: Pass, eps: list[Array], kind: str) -> list[Array]:
@@ -167,18 +169,18 @@ def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
 
     Once a gradient is not finite, no step is taken any more.
     """
-    gradient = jax.grad(sampled_loss, argnums=2, has_aux=True)
-    grads, _ = gradient(arch, recipe, state.params, state.step, run)
-    step, finite = state.step + 1, jnp.isfinite(optax.tree.sum(grads))
+    grads, _ = jax.grad(sampled_loss, argnums=2, has_aux=True)(arch, recipe, state.params, state.step, run)
+    gradient, unravel = ravel_pytree(grads)
+    step, finite = state.step + 1, jnp.isfinite(jnp.sum(gradient))
     b1, b2 = recipe.betas
-    mean = optax.tree.update_moment(grads, state.mean, b1, 1)
-    square = optax.tree.update_moment(grads, state.square, b2, 2)
+    mean = optax.tree.update_moment(gradient, state.mean, b1, 1)
+    square = optax.tree.update_moment(gradient, state.square, b2, 2)
     # The parameters are made from what is kept of the moments: XLA would copy the old ones were they read again later.
     mean, square = _where(finite, (mean, square), (state.mean, state.square))
     scale = jnp.sqrt(1.0 - b2**step)
     correction = scale / (1.0 - b1**step)
     rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps)
-    direction = jax.tree.map(lambda m, s: correction * m / (jnp.sqrt(s) + scale * ADAM_EPS), mean, square)
+    direction = unravel(correction * mean / (jnp.sqrt(square) + scale * ADAM_EPS))
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     step, params = _where(finite, (step, params), (state.step, state.params))
     return State(step, params, mean, square)
