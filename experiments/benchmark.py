@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,9 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
-from experiments import floor, options, plots_benchmark, style, truth, workers
+from experiments import floor, options, plots_benchmark, style, tables, truth, workers
 from experiments.options import BadInput, NonEmpty, define, say
 from experiments.workers import DEVICES, PEERS, WAYS, Case, Team, Time
 from vae_bit import files
@@ -30,6 +30,7 @@ from vae_bit.presets import PRESETS
 SCHEMA = 1
 WIDTH = 130  # of the tables where there is no terminal
 OURS = ("ours default", "ours original")
+COMMAND = "--n=1,5,1000"
 Row = dict[str, Any]
 
 
@@ -45,6 +46,7 @@ class Size(NamedTuple):
     truth_n: Sequence[int]
     truth_peers: Sequence[str]
     truth_seconds: float  # allowed for each peer, and six times that for us, before the rest is extrapolated
+    command: bool
     scale_seeds: Sequence[int]
     scale_n: Sequence[int]
 
@@ -59,6 +61,7 @@ FULL = Size(
     truth_n=(5, 1000),
     truth_peers=tuple(name for name in PEERS if not name.startswith("torch_vmap")),
     truth_seconds=10.0,
+    command=True,
     scale_seeds=(1, 32, 256, 1024, 4096),
     scale_n=(1, 10, 100, 1000, 10_000),
 )
@@ -72,6 +75,7 @@ QUICK = Size(
     truth_n=(),
     truth_peers=(),
     truth_seconds=0.0,
+    command=False,
     scale_seeds=(),
     scale_n=(),
 )
@@ -90,7 +94,7 @@ def main() -> None:
         record[name] = rows
         files.write(out / "benchmark.json", lambda file: file.write(json.dumps(record, indent=2).encode()))
         with console.capture() as capture:
-            console.print(table(title, rows, columns))
+            console.print(tables.table(title, rows, columns))
         say(capture.get(), end="")
     if quick:
         say("--quick leaves out time to truth and scaling, torch.compile, and peers but for one layer and n = 5.")
@@ -146,13 +150,15 @@ def sections(size: Size, record: dict[str, Any]) -> Iterator[tuple[str, list[Row
     """Every section's name, measurements, title and columns, one after another."""
     rates, rows = measure_own(size)
     record["rates"] = rates._asdict()
-    yield "ours", [with_floor(row, rates) for row in rows], "Our training", OWN_COLUMNS
-    yield "peers", measure_peers(size), "The post's recipe, by others", PEER_COLUMNS
+    yield "ours", [with_floor(row, rates) for row in rows], "Our training", tables.OWN
+    yield "peers", measure_peers(size), "The post's recipe, by others", tables.PEER
     if size.truth_n:
         truths = [measure_truth(way, n, size) for n in size.truth_n for way in (*OURS, *size.truth_peers)]
-        yield "truth", truths, "Time to truth: 16 seeds of one layer, from process start", TRUTH_COLUMNS
+        yield "truth", truths, "Time to truth: 16 seeds of one layer, from process start", tables.TRUTH
+    if size.command:
+        yield "command", measure_command(), "python -m experiments.sweep " + COMMAND, tables.COMMAND
     if size.scale_n:
-        yield "scaling", measure_scaling(size), "Scaling: one layer, default preset", SCALE_COLUMNS
+        yield "scaling", measure_scaling(size), "Scaling: one layer, default preset", tables.SCALE
 
 
 def measure_own(size: Size) -> tuple[floor.Rates, list[Row]]:
@@ -245,6 +251,17 @@ def measure_truth(way: str, n: int, size: Size) -> Row:
     return {"way": way, "n": n, **result}
 
 
+def measure_command() -> list[Row]:
+    """The README's command, and once more with the programs that it compiled: the difference is what they cost."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for programs in ("compiled", "kept"):
+            command = ["experiments.sweep", COMMAND, f"--out={folder}/{programs}", f"--compilation_cache={folder}/all"]
+            wall, cpu = workers.timed_command([sys.executable, "-m", *command])
+            rows.append({"programs": programs, "wall_s": wall, "cpu_s": cpu})
+    return rows
+
+
 def measure_scaling(size: Size) -> list[Row]:
     """Fresh processes for every count of seeds on one and on all devices, and for every n."""
     counts = [(5, seeds, devices) for devices in sorted({1, workers.CORES}) for seeds in size.scale_seeds]
@@ -256,42 +273,6 @@ def _scaled(n: int, seeds: int, devices: int, seconds: float) -> Row:
     with workers.team({"JAX_NUM_CPU_DEVICES": str(devices)}) as team:
         ((compiling, once, peak),) = team.call(workers.scale, case, seconds)
     return row(case, compiling, [once]) | {"devices": devices, "peak_mb": peak / 1e6}
-
-
-OWN_COLUMNS = {
-    "way": "recipe", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
-    "floor_us": "floor us", "over_floor": "over floor", "compile_s": "compile s",
-}  # fmt: skip
-PEER_COLUMNS = {
-    "way": "way", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
-    "over_ours": "over ours", "compile_s": "compile s",
-}  # fmt: skip
-TRUTH_COLUMNS = {
-    "way": "way", "n": "n", "median": "median s", "worst": "worst s", "total": "recipe s",
-    "extrapolated": "extrapolated",
-}  # fmt: skip
-SCALE_COLUMNS = {
-    "n": "n", "seeds": "seeds", "devices": "devices", "us": "us", "cpu_us": "cpu us", "peak_mb": "peak MB",
-    "compile_s": "compile s",
-}  # fmt: skip
-
-
-def table(title: str, rows: Sequence[Row], columns: dict[str, str]) -> Table:
-    """A line a row, under the columns' headings."""
-    result = Table(title=title)
-    for name, heading in columns.items():
-        result.add_column(heading, justify="left" if name == "way" else "right")
-    for line in rows:
-        result.add_row(*(_shown(line.get(name, "-")) for name in columns))
-    return result
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value >= 1000.0 else f"{value:.3g}"
-    return "never" if value is None else str(value)
 
 
 if __name__ == "__main__":

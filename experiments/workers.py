@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -162,6 +163,14 @@ def _clock() -> Time:
 
 def _since(start: Time) -> Time:
     return Time(*(now - then for now, then in zip(_clock(), start, strict=True)))
+
+
+def timed_command(command: Sequence[str]) -> Time:
+    """A command in a process of its own, from its start to its end."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Time(time.perf_counter() - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def build(case: Case, **choices: Any) -> Time:

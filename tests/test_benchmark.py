@@ -1,6 +1,7 @@
 """The benchmark's parts: the floor's operations by hand, exact losses, summaries, and processes that share the work."""
 
 import os
+import sys
 from dataclasses import replace
 
 import jax
@@ -114,6 +115,11 @@ def test_processes_share_the_seeds_and_the_environment_stays():
     assert 1.0 < row["us"] < 1e6
     assert row["cpu_us"] > 0.0
     assert row["compile_s"] > 0.0
+
+
+def test_a_command_is_timed_with_its_processor_time():
+    wall, cpu = workers.timed_command([sys.executable, "-c", "import time; time.sleep(0.3); sum(range(10_000_000))"])
+    assert 0.01 < cpu < wall - 0.2
 
 
 def test_a_way_that_does_not_work_here_is_skipped_with_a_notice(monkeypatch, capsys):

@@ -422,7 +422,8 @@ def small_memory(monkeypatch):
         sizes.append(chunks(group, chunk)[0].stop)
 
         def init(runs):
-            return State(jnp.zeros(runs.n.size, jnp.int32), {"q": [runs.seed]}, {}, {})
+            moment = jnp.zeros((runs.n.size, 1))
+            return State(jnp.zeros(runs.n.size, jnp.int32), {"q": [runs.seed]}, moment, moment)
 
         def advance(state, runs, steps):
             if sizes[-1] > most and state.step[0] > 1 and 5 in runs.seed:
