@@ -193,7 +193,9 @@ def measure_cases(cases: Sequence[Case], size: Size, between: Callable[[], None]
 def interleave(runners: dict[Case, Team], size: Size, between: Callable[[], None]) -> dict[Case, list[Time]]:
     """Repeats A B C A B C ..: seconds per seed and step."""
     steps = {
-        case: workers.enough_steps(team.timed(workers.advance, case, 2).wall / 2, size.seconds)
+        case: workers.enough_steps(
+            lambda steps, case=case, team=team: team.timed(workers.advance, case, steps).wall, size.seconds
+        )
         for case, team in runners.items()
     }
     times: dict[Case, list[Time]] = {case: [] for case in runners}

@@ -195,15 +195,18 @@ def scale(case: Case, seconds: float) -> tuple[Time, Time, float]:
     At least 100 steps, beside which starting a chunk costs little.
     """
     compiling = build(case, keep=False)
-    steps = max(100, enough_steps(advance(case, 2).wall / 2, seconds))
+    steps = max(100, enough_steps(lambda steps: advance(case, steps).wall, seconds))
     once = advance(case, steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
     return compiling, Time(*(part / steps / case.seeds for part in once)), peak
 
 
-def enough_steps(step: float, seconds: float) -> int:
-    """How many steps of `step` seconds make a measurement: a sweep's block or more, as each has its own overhead."""
-    return int(np.clip(seconds / step, 25, 500))
+def enough_steps(wall: Callable[[int], float], seconds: float) -> int:
+    """How many steps take `seconds`, at least a sweep's block, given what so many take; short trials are overhead."""
+    steps, taken = 2, wall(2)
+    while taken < seconds / 8:
+        steps, taken = 4 * steps, wall(4 * steps)
+    return max(25, int(steps * seconds / taken))
 
 
 def backend(case: Case) -> dict[str, Any]:

@@ -117,6 +117,11 @@ def test_processes_share_the_seeds_and_the_environment_stays():
     assert row["compile_s"] > 0.0
 
 
+def test_steps_fill_the_time_in_spite_of_an_overhead():
+    assert workers.enough_steps(lambda steps: 1e-3 + 1e-6 * steps, 0.1) == pytest.approx(100_000, rel=0.15)
+    assert workers.enough_steps(lambda steps: 1.0 * steps, 0.1) == 25
+
+
 def test_a_command_is_timed_with_its_processor_time():
     wall, cpu = workers.timed_command([sys.executable, "-c", "import time; time.sleep(0.3); sum(range(10_000_000))"])
     assert 0.01 < cpu < wall - 0.2

@@ -99,8 +99,13 @@ def _compile_programs(group: Group, first: slice) -> Programs:
     advance = _over_devices(advance, split, split, whole, donate_argnums=0)
     runs = padded(group.runs, first, first.stop)
     state = jax.eval_shape(init, runs)
-    compiled = init.lower(runs).compile(RUN_ONCE), advance.lower(state, runs, np.int32(0)).compile(LEAN)
+    compiled = _compile(init.lower(runs), RUN_ONCE), _compile(advance.lower(state, runs, np.int32(0)), LEAN)
     return Programs(first.stop, *compiled)
+
+
+def _compile(program: jax.stages.Lowered, options: dict[str, Any]) -> jax.stages.Compiled:
+    """With options that were chosen on CPUs, on CPUs alone."""
+    return program.compile(options if jax.default_backend() == "cpu" else None)
 
 
 def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> Any:
@@ -121,7 +126,7 @@ def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), models.shapes(arch))
     runs: Any = [jax.ShapeDtypeStruct((size,), kind) for kind in KINDS]
     with jax.enable_x64(True):
-        program = program.lower(params, Run(*runs)).compile(PLAIN)
+        program = _compile(program.lower(params, Run(*runs)), PLAIN)
 
     def evaluate_few(params: Params, runs: Run, where: slice) -> Evaluation:
         params = models.pad(jax.tree.map(lambda leaf: leaf[indices(where, size)], params), arch.width)
