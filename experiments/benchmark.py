@@ -1,4 +1,4 @@
-"""Measures training: microseconds per seed and step, against peers, against the floor, to the truth, and as it scales.
+"""Measures training: microseconds per seed and step, against the floor, peers and the truth, at scale, and compiling.
 
 python -m experiments.benchmark
 """
@@ -30,7 +30,7 @@ from vae_bit.presets import PRESETS
 SCHEMA = 1
 WIDTH = 130  # of the tables where there is no terminal
 OURS = ("ours default", "ours original")
-COMMAND = "--n=1,5,1000"
+ARGUMENTS = "--n=1,5,1000"
 Row = dict[str, Any]
 
 
@@ -97,7 +97,8 @@ def main() -> None:
             console.print(tables.table(title, rows, columns))
         say(capture.get(), end="")
     if quick:
-        say("--quick leaves out time to truth and scaling, torch.compile, and peers but for one layer and n = 5.")
+        left_out = "time to truth, the README's command, scaling, torch.compile, and peers but for one layer and n = 5"
+        say(f"--quick leaves out {left_out}.")
     style.save(plots_benchmark.bars(record), out / "benchmark.png")
     say(f"{time.perf_counter() - start:.0f} s: {out}")
 
@@ -156,7 +157,7 @@ def sections(size: Size, record: dict[str, Any]) -> Iterator[tuple[str, list[Row
         truths = [measure_truth(way, n, size) for n in size.truth_n for way in (*OURS, *size.truth_peers)]
         yield "truth", truths, "Time to truth: 16 seeds of one layer, from process start", tables.TRUTH
     if size.command:
-        yield "command", measure_command(), "python -m experiments.sweep " + COMMAND, tables.COMMAND
+        yield "command", measure_command(), f"python -m experiments.sweep {ARGUMENTS}", tables.COMMAND
     if size.scale_n:
         yield "scaling", measure_scaling(size), "Scaling: one layer, default preset", tables.SCALE
 
@@ -192,12 +193,11 @@ def measure_cases(cases: Sequence[Case], size: Size, between: Callable[[], None]
 
 def interleave(runners: dict[Case, Team], size: Size, between: Callable[[], None]) -> dict[Case, list[Time]]:
     """Repeats A B C A B C ..: seconds per seed and step."""
-    steps = {
-        case: workers.enough_steps(
-            lambda steps, case=case, team=team: team.timed(workers.advance, case, steps).wall, size.seconds
-        )
-        for case, team in runners.items()
-    }
+
+    def enough(case: Case, team: Team) -> int:
+        return workers.enough_steps(lambda steps: team.timed(workers.advance, case, steps).wall, size.seconds)
+
+    steps = {case: enough(case, team) for case, team in runners.items()}
     times: dict[Case, list[Time]] = {case: [] for case in runners}
     for _ in range(size.repeats):
         between()
@@ -254,11 +254,16 @@ def measure_truth(way: str, n: int, size: Size) -> Row:
 
 
 def measure_command() -> list[Row]:
-    """The README's command, and once more with the programs that it compiled: the difference is what they cost."""
+    """The README's command, and again with the programs that it compiled: the difference of cpu_s is their cost."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for programs in ("compiled", "kept"):
-            command = ["experiments.sweep", COMMAND, f"--out={folder}/{programs}", f"--compilation_cache={folder}/all"]
+            command = [
+                "experiments.sweep",
+                ARGUMENTS,
+                f"--out={folder}/{programs}",
+                f"--compilation_cache={folder}/all",
+            ]
             wall, cpu = workers.timed_command([sys.executable, "-m", *command])
             rows.append({"programs": programs, "wall_s": wall, "cpu_s": cpu})
     return rows
@@ -278,6 +283,6 @@ def _scaled(n: int, seeds: int, devices: int, seconds: float) -> Row:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("quick", False, "Few repeats and no time to truth or scaling: two minutes.")
+    flags.DEFINE_bool("quick", False, "Few repeats; no time to truth, README's command or scaling: two minutes.")
     define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
     options.run(main)

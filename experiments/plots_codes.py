@@ -12,6 +12,7 @@ from vae_bit.limits import LN2
 Z = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))  # a valley may be narrow
 LEGIBLE = 50  # most dimensions of a sample that can be told apart in a strip
 DRAWS = 100
+PRIOR = Gaussian(np.zeros(()), np.ones(()))
 POINT_NAMES = ("$x^{(0)}$", "$x^{(1)}$")
 
 
@@ -47,8 +48,8 @@ def figure_truncated(results: Saved) -> Figure:
             axes.fill_between(Z, density, color=colour, alpha=0.45, linewidth=0, label=f"q(z | {name})")
         axes.plot(Z, densities.mean(0), color=style.INK, label="q(z)")
         _prior(axes)
-        axes.plot(Z, 2 * _normal_pdf(Z), ":", color=style.INK, linewidth=1.4, label="ideal: half Gaussians")
-        axes.vlines(0, 0, 2 * _normal_pdf(np.zeros(())), linestyle=":", color=style.INK, linewidth=1.4)
+        axes.plot(Z, 2 * saved.density(Z, PRIOR), ":", color=style.INK, linewidth=1.4, label="ideal: half Gaussians")
+        axes.vlines(0, 0, 2 * saved.density(np.zeros(()), PRIOR), linestyle=":", color=style.INK, linewidth=1.4)
         axes.set(xlabel=f"{top(layers)}", title=style.depth_name(layers), ylim=0)
     panels[0].set_ylabel("density, z of the top layer")
     style.legend_below(figure, panels[:1], 5)
@@ -126,13 +127,8 @@ def top(layers: int) -> str:
     return "z" if layers == 1 else f"$z_{layers}$"
 
 
-def _normal_pdf(z: np.ndarray, mean: np.ndarray | float = 0.0, std: np.ndarray | float = 1.0) -> np.ndarray:
-    """As scipy.stats has it, which takes a second to import."""
-    return np.exp(-0.5 * np.square((z - mean) / std)) / (std * np.sqrt(2.0 * np.pi))
-
-
 def _prior(axes: Axes) -> None:
-    axes.plot(Z, _normal_pdf(Z), "--", color=style.INK, linewidth=1.2, label="prior p(z)")
+    axes.plot(Z, saved.density(Z, PRIOR), "--", color=style.INK, linewidth=1.2, label="prior p(z)")
 
 
 def _decoder_curves(axes: Axes, model: Model) -> None:
@@ -159,7 +155,7 @@ def _learned_map(panels: np.ndarray, model: Model) -> None:
         axes.plot(Z, p.mean, color=colour, linewidth=1)
     zoom.tick_params(labelsize=8)
     for mean, std, name, point in zip(*q, POINT_NAMES, style.POINTS, strict=True):
-        density = _normal_pdf(z_1, mean, std)
+        density = saved.density(z_1, Gaussian(mean, std))
         code.fill_betweenx(z_1, density, color=point, alpha=0.6, linewidth=0, label=f"q($z_1$ | {name})")
     back = saved.conditional(model, "q", 1, z_1)
     up.fill_betweenx(z_1, back.mean - 2 * back.std, back.mean + 2 * back.std, color=colour, alpha=0.35, linewidth=0)
@@ -183,9 +179,11 @@ def _by_hand(panels: np.ndarray, model: Model) -> None:
     z_1 = np.linspace(-2, 8, 1001)
     for a, colour in zip((1, 2, 4), style.SHADES, strict=True):
         first.plot(z_1, handbuilt.posterior_z1(z_1, a), color=colour, linewidth=2.5, label=f"a = {a}")
-        first.plot(z_1, _normal_pdf(z_1, a), ":", color=style.INK, linewidth=1)
+        first.plot(z_1, saved.density(z_1, Gaussian(a, np.ones(()))), ":", color=style.INK, linewidth=1)
         second.plot(Z, handbuilt.posterior_z2(Z, a), color=colour, linewidth=2.5, label=f"a = {a}")
-    second.plot(Z, np.where(Z > 0, 2 * _normal_pdf(Z), 0), ":", color=style.INK, linewidth=1, label="half Gaussian")
+    second.plot(
+        Z, np.where(Z > 0, 2 * saved.density(Z, PRIOR), 0), ":", color=style.INK, linewidth=1, label="half Gaussian"
+    )
     a = np.linspace(0, 6, 200)
     price.plot(a, handbuilt.posterior_gap(a * a), color=style.INK, label="by hand, N(±a, 1)")
     price.axhline(model.row["gap"], color=style.depth_colour(2), linestyle="--", label="trained: loss - its limit")

@@ -168,7 +168,7 @@ def _since(start: Time) -> Time:
 def timed_command(command: Sequence[str]) -> Time:
     """A command in a process of its own, from its start to its end."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Time(time.perf_counter() - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
@@ -202,7 +202,8 @@ def scale(case: Case, seconds: float) -> tuple[Time, Time, float]:
 
 
 def enough_steps(wall: Callable[[int], float], seconds: float) -> int:
-    """How many steps take `seconds`, at least a sweep's block, given what so many take; short trials are overhead."""
+    """Steps that take `seconds`, at least a sweep's block; tries ever more until a call's overhead counts little."""
+    wall(2)  # what only a first call costs
     steps, taken = 2, wall(2)
     while taken < seconds / 8:
         steps, taken = 4 * steps, wall(4 * steps)

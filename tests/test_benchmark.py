@@ -120,11 +120,24 @@ def test_processes_share_the_seeds_and_the_environment_stays():
 def test_steps_fill_the_time_in_spite_of_an_overhead():
     assert workers.enough_steps(lambda steps: 1e-3 + 1e-6 * steps, 0.1) == pytest.approx(100_000, rel=0.15)
     assert workers.enough_steps(lambda steps: 1.0 * steps, 0.1) == 25
+    first = iter([1.0])
+    assert workers.enough_steps(lambda steps: next(first, 1e-3 * steps), 0.1) == 100
 
 
 def test_a_command_is_timed_with_its_processor_time():
     wall, cpu = workers.timed_command([sys.executable, "-c", "import time; time.sleep(0.3); sum(range(10_000_000))"])
     assert 0.01 < cpu < wall - 0.2
+
+
+def test_the_readmes_command_runs_twice_with_the_same_programs(monkeypatch):
+    commands = []
+    monkeypatch.setattr(workers, "timed_command", lambda command: commands.append(command) or Time(2.0, 3.0))
+    rows = benchmark.measure_command()
+    assert [row["programs"] for row in rows] == ["compiled", "kept"]
+    assert (rows[0]["wall_s"], rows[0]["cpu_s"]) == (2.0, 3.0)
+    (*same, first, cache), (*again, second, same_cache) = commands
+    assert (same, cache) == (again, same_cache)
+    assert first != second
 
 
 def test_a_way_that_does_not_work_here_is_skipped_with_a_notice(monkeypatch, capsys):

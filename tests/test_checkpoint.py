@@ -84,7 +84,7 @@ def test_what_a_kill_cuts_short_is_not_seen(group, tmp_path):
     assert len(loaded(tmp_path, group, WHERE).curves) == 5
 
 
-def test_a_checkpoint_is_for_the_very_same_runs(group, tmp_path):
+def test_a_checkpoint_is_for_the_very_same_runs(group, tmp_path, monkeypatch):
     checkpoint.save(tmp_path, group, WHERE, progress(group, 2))
     runs = group.runs
     others = [
@@ -95,6 +95,8 @@ def test_a_checkpoint_is_for_the_very_same_runs(group, tmp_path):
     assert all(checkpoint.load(tmp_path, other, WHERE) is None for other in others)
     assert all(checkpoint.load(tmp_path, group, where) is None for where in (slice(0, 4), slice(1, 3), slice(2, 5)))
     assert checkpoint.load(tmp_path, group._replace(runs=jax.tree.map(np.copy, runs)), WHERE) is not None
+    monkeypatch.setattr(checkpoint, "LAYOUT", checkpoint.LAYOUT + 1)
+    assert checkpoint.load(tmp_path, group, WHERE) is None
 
 
 def test_no_changed_bit_goes_unnoticed(group, tmp_path):

@@ -105,6 +105,16 @@ def test_share_keeps_the_ends_and_the_order():
     assert (np.diff(new) >= 0.0).all()
 
 
+def test_the_sizes_of_features_do_not_matter():
+    edges = jnp.linspace(-3.0, 3.0, 13)
+    z, _ = nodes(edges)
+    features = jnp.stack([jnp.tanh(8.0 * z), jnp.exp(-20.0 * jnp.square(z - 2.0))])
+    scaled = features * jnp.array([[2.0**-20], [2.0**20]])
+    np.testing.assert_allclose(share(edges, scaled, 12), share(edges, features, 12), rtol=1e-12, atol=1e-12)
+    alone = [np.asarray(share(edges, feature[None], 12)) for feature in features]
+    assert np.abs(alone[0] - alone[1]).max() > 0.3
+
+
 def test_resample_keeps_the_density_of_its_points():
     np.testing.assert_allclose(resample(jnp.array([4.0, 0.0, 1.0]), 4), [0.0, 0.5, 1.0, 2.5, 4.0], atol=1e-14)
 
@@ -121,7 +131,7 @@ def test_tables_are_exact_for_polynomials_and_held_beyond_the_ends():
 
 
 def test_float32_stays_float32():
-    with jax.enable_x64(False):
-        edges, values = jax.eval_shape(lambda e: adapt(lambda z: (z[None], z), e, 2), jnp.zeros(5))
-        read = jax.eval_shape(lambda e, v: lookup(tabulate(e, v[None]), v), edges, values)
-        assert {edges.dtype, values.dtype, read.dtype} == {jnp.dtype("float32")}
+    """Where float64 is allowed, so that a constant could turn it into that."""
+    edges, values = jax.eval_shape(lambda e: adapt(lambda z: (z[None], z), e, 2), jnp.zeros(5, jnp.float32))
+    read = jax.eval_shape(lambda e, v: lookup(tabulate(e, v[None]), v), edges, values)
+    assert {edges.dtype, values.dtype, read.dtype} == {jnp.dtype("float32")}

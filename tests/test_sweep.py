@@ -3,6 +3,7 @@
 import functools
 from dataclasses import replace
 from itertools import pairwise, product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,32 @@ def test_one_chunk_more_where_less_padding_is_trained(tiny, total, chunk, length
     """Three devices: 20 runs take four chunks of 6, 24 places, not three of 9; for 32 it is 36 either way."""
     (group,) = sweep.plan(tiny["default"], [1], [5], [1.0], [1e-2], range(total))
     assert programs.chunks(group, chunk)[0].stop == length
+
+
+class Program:
+    """One that notes how it is compiled, by an XLA that knows no options or refuses the program."""
+
+    def __init__(self, error: str | None = None):
+        self.error, self.asked = error, []
+
+    def compile(self, options=None):
+        self.asked.append(options)
+        if self.error and options:
+            raise jax.errors.JaxRuntimeError(self.error)
+        return "compiled"
+
+
+def test_options_chosen_on_cpus_are_for_cpus_whose_xla_knows_them(monkeypatch):
+    compiled: Any = programs._compile
+    known, unknown, faulty = Program(), Program("INVALID_ARGUMENT: No such compile option: 'x'"), Program("no memory")
+    assert compiled(known, {"x": 1}) == compiled(unknown, {"x": 1}) == "compiled"
+    assert (known.asked, unknown.asked) == ([{"x": 1}], [{"x": 1}, None])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no memory"):
+        compiled(faulty, {"x": 1})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiled(faulty, {"x": 1}) == "compiled"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(lambda x: x).lower(1.0).compile({"xla_not_an_option": True})
 
 
 def test_a_chunk_is_at_least_two_runs_for_each_device(tiny):

@@ -24,13 +24,14 @@ from vae_bit.sweep import Progress, block_ends
 from vae_bit.training import Metrics
 
 DIGEST = ".sha256"
+LAYOUT = 2  # of the arrays saved; checkpoints of another are not found
 OVERHEAD = 1 << 18  # bytes that a checkpoint takes beside its arrays: some twenty small files
 
 
 def name(group: Group, where: slice) -> str:
     """A folder name for some runs of the group, the same for equal runs, architecture and recipe alone."""
     blocks, runs = block_ends(group.recipe.steps).size, [field[where].tolist() for field in group.runs]
-    content = repr((group.arch, group.recipe, blocks, runs))
+    content = repr((LAYOUT, group.arch, group.recipe, blocks, runs))
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     return f"layers={group.arch.layers}_width={group.arch.width}_runs={where.stop - where.start}_{digest}"
 

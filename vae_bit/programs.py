@@ -24,7 +24,9 @@ CPU_CHUNK_BYTES = 5 << 20  # a device's share of a chunk: half takes a tenth lon
 ACCELERATOR_CHUNK_BYTES = 8 << 30
 FEWEST = 2  # runs a device in a chunk: a batch of one takes half as long again a run
 LEAN = {"xla_backend_optimization_level": 1}  # as fast a loop as at level 3 after three quarters of the compile time
-PLAIN = {"xla_cpu_use_fusion_emitters": False}  # the older kernels: half the compile time, but a step is twice as slow
+PLAIN = {
+    "xla_cpu_use_fusion_emitters": False
+}  # older kernels: less to compile, but training takes twice as long or more
 RUN_ONCE = {"xla_backend_optimization_level": 0} | PLAIN  # what runs for milliseconds should not compile for seconds
 EVALUATED = 4  # runs a device in one call of the exact evaluation
 
@@ -104,8 +106,13 @@ def _compile_programs(group: Group, first: slice) -> Programs:
 
 
 def _compile(program: jax.stages.Lowered, options: dict[str, Any]) -> jax.stages.Compiled:
-    """With options that were chosen on CPUs, on CPUs alone."""
-    return program.compile(options if jax.default_backend() == "cpu" else None)
+    """With options that were chosen on CPUs: there, and while XLA knows them."""
+    try:
+        return program.compile(options if jax.default_backend() == "cpu" else None)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return program.compile()
 
 
 def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> Any:

@@ -55,7 +55,8 @@ def adapt(f: Callable[[Array], tuple[Array, Values]], edges: Array, passes: int)
         features, values = f(nodes(edges)[0])
         return share(edges, features, edges.shape[-1] - 1), edges, values
 
-    none_yet = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: f(nodes(edges)[0])[1]))
+    # The last values are carried: to keep those of every pass, as a scan would, is more to compile and to hold.
+    none_yet = jax.tree.map(jnp.zeros_like, jax.eval_shape(f, nodes(edges)[0])[1])
     _, edges, values = jax.lax.fori_loop(0, passes, one_pass, (edges, edges, none_yet))
     return edges, values
 
