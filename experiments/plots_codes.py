@@ -179,7 +179,7 @@ def _by_hand(panels: np.ndarray, model: Model) -> None:
     z_1 = np.linspace(-2, 8, 1001)
     for a, colour in zip((1, 2, 4), style.SHADES, strict=True):
         first.plot(z_1, handbuilt.posterior_z1(z_1, a), color=colour, linewidth=2.5, label=f"a = {a}")
-        first.plot(z_1, saved.density(z_1, Gaussian(a, np.ones(()))), ":", color=style.INK, linewidth=1)
+        first.plot(z_1, saved.density(z_1 - a, PRIOR), ":", color=style.INK, linewidth=1)
         second.plot(Z, handbuilt.posterior_z2(Z, a), color=colour, linewidth=2.5, label=f"a = {a}")
     second.plot(
         Z, np.where(Z > 0, 2 * saved.density(Z, PRIOR), 0), ":", color=style.INK, linewidth=1, label="half Gaussian"
