@@ -257,14 +257,9 @@ def measure_command() -> list[Row]:
     """The README's command, and again with the programs that it compiled: the difference of cpu_s is their cost."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        sweep = [sys.executable, "-m", "experiments.sweep", ARGUMENTS, f"--compilation_cache={folder}/all"]
         for programs in ("compiled", "kept"):
-            command = [
-                "experiments.sweep",
-                ARGUMENTS,
-                f"--out={folder}/{programs}",
-                f"--compilation_cache={folder}/all",
-            ]
-            wall, cpu = workers.timed_command([sys.executable, "-m", *command])
+            wall, cpu = workers.timed_command([*sweep, f"--out={folder}/{programs}"])
             rows.append({"programs": programs, "wall_s": wall, "cpu_s": cpu})
     return rows
 

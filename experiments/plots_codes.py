@@ -181,9 +181,8 @@ def _by_hand(panels: np.ndarray, model: Model) -> None:
         first.plot(z_1, handbuilt.posterior_z1(z_1, a), color=colour, linewidth=2.5, label=f"a = {a}")
         first.plot(z_1, saved.density(z_1 - a, PRIOR), ":", color=style.INK, linewidth=1)
         second.plot(Z, handbuilt.posterior_z2(Z, a), color=colour, linewidth=2.5, label=f"a = {a}")
-    second.plot(
-        Z, np.where(Z > 0, 2 * saved.density(Z, PRIOR), 0), ":", color=style.INK, linewidth=1, label="half Gaussian"
-    )
+    half = np.where(Z > 0, 2 * saved.density(Z, PRIOR), 0)
+    second.plot(Z, half, ":", color=style.INK, linewidth=1, label="half Gaussian")
     a = np.linspace(0, 6, 200)
     price.plot(a, handbuilt.posterior_gap(a * a), color=style.INK, label="by hand, N(±a, 1)")
     price.axhline(model.row["gap"], color=style.depth_colour(2), linestyle="--", label="trained: loss - its limit")
