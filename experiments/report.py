@@ -38,8 +38,7 @@ def main() -> None:
 
 def page(results: Saved) -> str:
     """The whole document; nothing in it is loaded from elsewhere."""
-    body = "".join(sections(results))
-    parts = {"SECTIONS": body, "TABLE": table(results), "ORIGIN": origin(results)}
+    parts = {"ORIGIN": origin(results), "TABLE": table(results), "SECTIONS": "".join(sections(results))}
     document = PAGE.read_text(encoding="utf-8")
     for name, part in parts.items():
         document = document.replace(f"<!-- {name} -->", part)

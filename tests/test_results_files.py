@@ -1,5 +1,8 @@
 """A folder's files are replaced as one, survive a kill and a loss of power, and are checked when they are read."""
 
+import contextlib
+import errno
+import itertools
 import json
 import os
 import random
@@ -23,35 +26,96 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("moment", range(8))
-def test_a_kill_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch, moment):
-    """Killed before its first, second, .. change of a file's name or its last but one write."""
-    old, calls = contents(folder), []
+CALLS = ["fsync"] * 5 + ["replace", "fsync"] + ["replace"] * 3 + ["fsync"]  # of files and folder in one commit
+RENAMED = 6  # of them have been made once config.json has its name
 
-    class Killed(BaseException):
-        pass
 
-    def dies(function):
+def intercepted(monkeypatch, before):
+    """Has `before(name, count)` called ahead of each change of a file's name and each write to the disk."""
+    names = []
+
+    def hooked(name, function):
         def call(*args):
-            calls.append(args)
-            if len(calls) > moment:
-                raise Killed
+            before(name, len(names))
+            names.append(name)
             function(*args)
 
         return call
 
-    monkeypatch.setattr(files.os, "replace", dies(os.replace))
-    monkeypatch.setattr(files.os, "fsync", dies(os.fsync))
-    with pytest.raises(Killed):  # 4 files are written and renamed
+    for name in ("replace", "fsync"):
+        monkeypatch.setattr(files.os, name, hooked(name, getattr(os, name)))
+    return names
+
+
+@pytest.mark.parametrize("moment", range(len(CALLS)))
+def test_a_kill_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch, moment):
+    old = contents(folder)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(name, count):
+        if count == moment:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        intercepted(patch, dies)
         results.write(folder, tiny["default"], trained[:1], {"settings": {}})
-    monkeypatch.undo()
     rows = results.load(folder).rows
-    assert rows["n"].size == (32 if moment < 5 else 16)
+    assert rows["n"].size == (32 if moment < RENAMED else 16)
     files.remove_partials(folder)
     assert set(contents(folder)) == set(old)
     assert all(len(leaf) == (8 if "layers" in name else 0) for name, leaf in results.load(folder).params.items())
-    if moment < 5:
+    if moment < RENAMED:
         assert contents(folder) == old
+
+
+def test_a_loss_of_power_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch):
+    """A disk keeps the names as they were when the folder was last synced, or any of those given since."""
+    kept, real_sync = [], files._sync
+
+    def sync(out):
+        real_sync(out)
+        kept.append(contents(out))
+
+    monkeypatch.setattr(files, "_sync", sync)
+    names = intercepted(monkeypatch, lambda *_: None)
+    kept.append(contents(folder))
+    results.write(folder, tiny["default"], trained[:1], {"settings": {}})
+    assert names == CALLS
+    assert kept[-1] == contents(folder)
+    assert len(kept) == 4
+    monkeypatch.undo()
+    for earlier, later in itertools.pairwise(kept):
+        changed = [name for name in later.keys() | earlier.keys() if later.get(name) != earlier.get(name)]
+        renames = {name.removesuffix(".partial") for name in changed}
+        for some in itertools.chain.from_iterable(itertools.combinations(renames, k) for k in range(len(renames) + 1)):
+            shutil.rmtree(folder)
+            folder.mkdir()
+            for name in later.keys() | earlier.keys():
+                held = (later if name.removesuffix(".partial") in some else earlier).get(name)
+                if held is not None:
+                    (folder / name).write_bytes(held)
+            assert results.load(folder).rows["n"].size in (32, 16)
+
+
+def test_a_new_folder_and_a_new_name_outlast_a_loss_of_power(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "_sync", synced.append)
+    files.make_folder(tmp_path / "a" / "b")
+    assert set(synced) == {tmp_path, tmp_path / "a"}
+    files.write(tmp_path / "a" / "b" / "file", lambda file: file.write(b"x"))
+    assert synced[2:] == [tmp_path / "a" / "b"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_cannot_be_synced_is_no_fault_but_a_disk_that_fails_is(tmp_path, monkeypatch, number):
+    def fails(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", fails)
+    with pytest.raises(OSError, match=str(tmp_path)) if number == errno.EIO else contextlib.nullcontext():
+        files._sync(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["curves.npz", "params.npz", "results.csv", "config.json"])

@@ -178,7 +178,10 @@ def read_config(out: Path) -> Config:
     schema = files.read_config(out, _Schema).schema
     if schema != SCHEMA:
         raise Damaged(f"{out / files.CONFIG}: schema {SCHEMA} is expected (saved: {schema})")
-    return files.read_config(out, Config)
+    config = files.read_config(out, Config)
+    if config.recipe.steps < 1:
+        raise Damaged(f"{out / files.CONFIG}: damaged, {config.recipe.steps} steps")
+    return config
 
 
 class _Schema(msgspec.Struct):
