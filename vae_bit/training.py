@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from vae_bit import data, losses, models, noise
-from vae_bit.distributions import Normal, standard_normal
+from vae_bit.distributions import Normal
 from vae_bit.models import Architecture, Params, Pass
 
 Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
 FREE_NATS = math.log(2.0)  # what the one bit holds
 RENYI_ALPHA = 0.5
-ADAM_EPS = 1e-8
 
 
 class Run(NamedTuple):
@@ -59,10 +57,10 @@ class Recipe:
 class State(NamedTuple):
     """What a run carries from step to step."""
 
-    step: Array
+    step: Array  # good steps taken
+    finite: Array  # whether parameters, optimiser state and the curves' losses have been finite so far
     params: Params
-    mean: Array  # Adam's moments of the gradient, all parameters in one row: its running mean and mean square
-    square: Array
+    optimizer: optax.OptState
 
 
 class Metrics(NamedTuple):
@@ -76,8 +74,12 @@ class Metrics(NamedTuple):
 def init(arch: Architecture, recipe: Recipe, run: Run) -> State:
     """The state before the first step."""
     params = models.init(arch, step_keys(run.seed, -1)[0], run.n)
-    moment = jnp.zeros_like(ravel_pytree(params)[0])
-    return State(jnp.zeros((), jnp.int32), params, moment, moment)
+    return State(jnp.int32(0), jnp.bool(True), params, adam(recipe).init(params))
+
+
+def adam(recipe: Recipe) -> optax.GradientTransformation:
+    """Adam's direction (Kingma and Ba 2015); the moments of all parameters are one row, which compiles faster."""
+    return optax.flatten(optax.scale_by_adam(*recipe.betas))
 
 
 def kl_terms(path: Pass, eps: list[Array], kind: str) -> list[Array]:
@@ -107,7 +109,7 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     eps, weight = jax.vmap(lambda key: nodes(recipe, arch.layers, key))(step_keys(run.seed, step))
     path = models.forward(arch, params, run.n, eps)
     if recipe.objective == "path":
-        kl = _sampled_kl(path._replace(q=jax.lax.stop_gradient(path.q)))
+        kl = _sampled_kl(models.densities(arch, _hold_q(params), run.n, path.z))
     else:
         kl = kl_terms(path, eps, recipe.kl)
     recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (path.recon, *kl))
@@ -144,17 +146,12 @@ def _bound(arch: Architecture, recipe: Recipe, params: Params, run: Run, path: P
         return losses.iwae(log_weight(path))
     if recipe.objective == "renyi":
         return losses.renyi(log_weight(path), RENYI_ALPHA)
-    frozen = {**params, "q": jax.lax.stop_gradient(params["q"])}
-    return losses.dreg(lambda z: log_weight(_densities(arch, frozen, run.n, z)), path.z)
+    return losses.dreg(lambda z: log_weight(models.densities(arch, _hold_q(params), run.n, z)), path.z)
 
 
-def _densities(arch: Architecture, params: Params, n: Array, z: list[Array]) -> Pass:
-    """Every conditional at given latents [2, groups, k]."""
-    first = jax.tree.map(lambda field: field[:, None, None], models.encode(arch, params, n))
-    up, down = models.inference_nets(arch)[1:], models.generative_nets(arch)[1:]
-    q = [models.conditional(*args) for args in zip(up, params["q"][1:], z[:-1], strict=True)]
-    p = [models.conditional(*args) for args in zip(down, params["p"][1:], z[1:], strict=True)]
-    return Pass(z, [first, *q], [*p, standard_normal((1, 1, 1))], models.recon(arch, params, n, z[0]))
+def _hold_q(params: Params) -> Params:
+    """q's parameters as constants: its densities then still depend on the latents they are taken at."""
+    return {**params, "q": jax.lax.stop_gradient(params["q"])}
 
 
 def decay(schedule: str, step: Array, steps: int) -> Array:
@@ -165,32 +162,29 @@ def decay(schedule: str, step: Array, steps: int) -> Array:
 
 
 def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
-    """One step of Adam (Kingma and Ba 2015), in the order of operations that ends their section 2.
+    """One step: theta - rate * decay * direction, the direction that of `adam`.
 
-    Once a gradient is not finite, no step is taken any more.
+    A run stops before the first step that would make a parameter or the optimiser's state infinite or NaN.
     """
     grads, _ = jax.grad(sampled_loss, argnums=2, has_aux=True)(arch, recipe, state.params, state.step, run)
-    gradient, unravel = ravel_pytree(grads)
-    step, finite = state.step + 1, jnp.isfinite(jnp.sum(gradient))
-    b1, b2 = recipe.betas
-    mean = optax.tree.update_moment(gradient, state.mean, b1, 1)
-    square = optax.tree.update_moment(gradient, state.square, b2, 2)
-    # The parameters are made from what is kept of the moments: XLA would copy the old ones were they read again later.
-    mean, square = _where(finite, (mean, square), (state.mean, state.square))
-    scale = jnp.sqrt(1.0 - b2**step)
-    correction = scale / (1.0 - b1**step)
+    direction, optimizer = adam(recipe).update(grads, state.optimizer)
     rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps)
-    direction = unravel(correction * mean / (jnp.sqrt(square) + scale * ADAM_EPS))
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    step, params = _where(finite, (step, params), (state.step, state.params))
-    return State(step, params, mean, square)
+    finite = state.finite & _all_finite((params, optimizer))
+    # A run that has stopped keeps its parameters alone: to keep the optimiser's state too would copy it in every step.
+    params = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, state.params)
+    return State(state.step + finite, finite, params, optimizer)
 
 
-def _where(finite: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.where(finite, *leaves), new, old)
+def _all_finite(tree: Any) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def advance(arch: Architecture, recipe: Recipe, state: State, run: Run, steps: Array) -> tuple[State, Metrics]:
-    """`steps` updates, then the metrics of the parameters reached, under the noise of the step to come."""
+    """`steps` updates, then the metrics of the parameters reached, under the noise of the step to come.
+
+    A run whose loss is not finite there stops.
+    """
     state = jax.lax.fori_loop(0, steps, lambda _, s: update(arch, recipe, s, run), state)
-    return state, sampled_loss(arch, recipe, state.params, state.step, run)[1]
+    metrics = sampled_loss(arch, recipe, state.params, state.step, run)[1]
+    return state._replace(finite=state.finite & jnp.isfinite(metrics.loss)), metrics
