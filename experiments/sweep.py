@@ -3,7 +3,6 @@
 python -m experiments.sweep --n=1,5,1000
 """
 
-import dataclasses
 import importlib.metadata
 import shlex
 import shutil
@@ -29,7 +28,7 @@ from experiments.keeper import Keeper, Stopped
 from experiments.options import BadInput, Choice, Fault, NonEmpty, Number, Numbers, define, say
 from vae_bit import files, results, sweep
 from vae_bit.noise import Kind
-from vae_bit.presets import PRESETS, Preset
+from vae_bit.presets import PRESETS, Preset, override
 from vae_bit.programs import Group
 from vae_bit.sweep import Progress, Trained
 from vae_bit.training import Objective
@@ -176,7 +175,7 @@ def chosen_preset() -> Preset:
     preset = PRESETS[FLAGS.preset]
     given = {name: FLAGS[name].value for name in OVERRIDES if FLAGS[name].value is not None}
     try:
-        return preset._replace(recipe=dataclasses.replace(preset.recipe, **given))
+        return override(preset, **given)
     except ValueError as error:
         raise BadInput(f"--{error}") from error
 

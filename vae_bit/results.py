@@ -58,7 +58,7 @@ def _columns(trained: Trained) -> Table:
         "beta": runs.beta,
         "learning_rate": runs.learning_rate,
         "seed": runs.seed,
-        "status": status(runs.n, runs.beta, trained.steps == recipe.steps, figures),
+        "status": status(runs.n, runs.beta, trained.finite, figures),
         "steps": trained.steps,
         "loss": figures.loss,
         "recon": figures.recon,

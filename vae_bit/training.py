@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from vae_bit import data, losses, models, noise
 from vae_bit.distributions import Normal
 from vae_bit.models import Architecture, Params, Pass
 
 Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
+GROUPED = ("iwae", "dreg", "renyi")  # bounds on several draws at once
 FREE_NATS = math.log(2.0)  # what the one bit holds
 RENYI_ALPHA = 0.5
 
@@ -51,14 +53,14 @@ class Recipe:
     @property
     def draws_groups(self) -> bool:
         """Whether the objective is a bound on groups of k draws, not an average over all of them."""
-        return self.objective in ("iwae", "dreg", "renyi")
+        return self.objective in GROUPED
 
 
 class State(NamedTuple):
     """What a run carries from step to step."""
 
     step: Array  # good steps taken
-    finite: Array  # whether parameters, optimiser state and the curves' losses have been finite so far
+    finite: Array  # whether every gradient, every change and the loss at the curves' points has been finite
     params: Params
     optimizer: optax.OptState
 
@@ -74,12 +76,12 @@ class Metrics(NamedTuple):
 def init(arch: Architecture, recipe: Recipe, run: Run) -> State:
     """The state before the first step."""
     params = models.init(arch, step_keys(run.seed, -1)[0], run.n)
-    return State(jnp.int32(0), jnp.bool(True), params, adam(recipe).init(params))
+    return State(jnp.int32(0), jnp.bool(True), params, adam(recipe).init(ravel_pytree(params)[0]))
 
 
 def adam(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam's direction (Kingma and Ba 2015); the moments of all parameters are one row, which compiles faster."""
-    return optax.flatten(optax.scale_by_adam(*recipe.betas))
+    """Adam's direction (Kingma and Ba 2015), of all parameters as one row, which compiles faster."""
+    return optax.scale_by_adam(*recipe.betas)
 
 
 def kl_terms(path: Pass, eps: list[Array], kind: str) -> list[Array]:
@@ -164,20 +166,18 @@ def decay(schedule: str, step: Array, steps: int) -> Array:
 def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
     """One step: theta - rate * decay * direction, the direction that of `adam`.
 
-    A run stops before the first step that would make a parameter or the optimiser's state infinite or NaN.
+    A run stops before the first step whose gradient or change of a parameter is not finite or has a square that is not:
+    Adam would divide by an infinite moment and stand still for good.
     """
     grads, _ = jax.grad(sampled_loss, argnums=2, has_aux=True)(arch, recipe, state.params, state.step, run)
-    direction, optimizer = adam(recipe).update(grads, state.optimizer)
-    rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps)
-    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    finite = state.finite & _all_finite((params, optimizer))
+    gradient, unravel = ravel_pytree(grads)
+    direction, optimizer = adam(recipe).update(gradient, state.optimizer)
+    change = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps) * direction
+    largest = jnp.max(jnp.maximum(jnp.abs(gradient), jnp.abs(change)))
+    finite = state.finite & jnp.isfinite(jnp.square(largest))
     # A run that has stopped keeps its parameters alone: to keep the optimiser's state too would copy it in every step.
-    params = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, state.params)
+    params = jax.tree.map(lambda p, d: jnp.where(finite, p - d, p), state.params, unravel(change))
     return State(state.step + finite, finite, params, optimizer)
-
-
-def _all_finite(tree: Any) -> Array:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def advance(arch: Architecture, recipe: Recipe, state: State, run: Run, steps: Array) -> tuple[State, Metrics]:
