@@ -187,3 +187,27 @@ def test_a_diverged_run_stops_and_leaves_the_others_alone(trained):
         pays = sane & (group.group.runs.n > group.group.runs.beta)  # to encode
         start, end = group.curves.loss[pays, 0], group.curves.loss[pays, -10:].mean(1)
         assert np.all(end < start)
+
+
+@pytest.mark.parametrize(
+    "axis, value, words",
+    [
+        ("seeds", 8, "seeds: got 8, expected a sequence of distinct integers from 0"),
+        ("seeds", [1, -1], "expected distinct integers from 0 to"),
+        ("seeds", [2**32], "seeds: got .4294967296., expected distinct integers from 0 to"),
+        ("n", [5, 5], "n: got .5, 5., expected distinct integers from 1 to"),
+        ("n", [0], "n: got .0., expected distinct integers from 1 to"),
+        ("n", [1.5], "n: got .1.5., expected distinct integers from 1 to"),
+        ("n", [], "n: got .., expected a sequence of distinct integers"),
+        ("layers", [0], "layers: got .0., expected distinct integers from 1 to"),
+        ("beta", [0.0], "beta: got .0.0., expected distinct numbers from 1.17549e-38 to"),
+        ("beta", [1.0, -1.0], "beta: got .1.0, -1.0., expected distinct numbers from"),
+        ("beta", [np.nan], "beta: got .nan., expected distinct numbers from"),
+        ("learning_rate", [np.inf], "learning_rate: got .inf., expected distinct numbers from"),
+        ("learning_rate", ["fast"], "learning_rate: got .'fast'., expected distinct numbers from"),
+    ],
+)
+def test_a_plan_refuses_what_could_only_fail_later(tiny, axis, value, words):
+    grid = {"layers": [1], "n": [5], "beta": [1.0], "learning_rate": [1e-2], "seeds": range(2)}
+    with pytest.raises(ValueError, match=words):
+        sweep.plan(tiny["default"], **grid | {axis: value})

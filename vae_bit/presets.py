@@ -60,8 +60,8 @@ DRAWS = 64  # a step, about, of an objective that takes several in one bound, un
 def override(preset: Preset, **fields: Any) -> Preset:
     """The preset with other values of its recipe's fields; ValueError where they do not go together.
 
-    A bound on several draws needs independent ones, which the trapezoid's grid is not: unless a noise is given, it takes
-    a lattice.
+    A bound on several draws needs independent ones, which the trapezoid's grid does not give: unless a noise is named,
+    it takes a lattice.
     """
     grouped = fields.get("objective", preset.recipe.objective) in GROUPED
     if grouped and "noise" not in fields and preset.recipe.noise == "trapezoid":

@@ -49,7 +49,7 @@ class SavedRun(NamedTuple):
 
 
 def _columns(trained: Trained) -> Table:
-    arch, recipe, _ = trained.group
+    arch = trained.group.arch
     runs, figures = jax.tree.map(np.asarray, (trained.group.runs, trained.evaluation))
     limit = limits.limit(arch.layers, runs.n, runs.beta)
     return {

@@ -100,7 +100,7 @@ def _axis(name: str, values: Any, low: Any, high: Any) -> list[Any]:
     allowed = f"distinct {'integers' if whole else 'numbers'} from {low:g} to {high:g}"
     array = np.asarray(values)
     if array.ndim != 1 or not array.size:
-        raise ValueError(f"{name}: got {values!r}, expected a sequence of {allowed}, such as range(8) or [{max(low, 1):g}]")
+        raise ValueError(f"{name}: got {values!r}, expected a sequence of {allowed}, such as [1]")
     of_kind = np.issubdtype(array.dtype, np.integer if whole else np.number)
     if not of_kind or np.unique(array).size < array.size or not np.all((array >= low) & (array <= high)):
         raise ValueError(f"{name}: got {values!r}, expected {allowed}")
