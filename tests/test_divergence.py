@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ def test_a_gradient_whose_square_overflows_stops_the_run(tiny, monkeypatch, size
     assert bool(states[-1].finite) != stops
     heads = [each.params["p"][0]["params"]["head"]["kernel"] for each in states]
     assert np.isfinite(heads[-1]).all()
-    moved = [bool((a != b).any()) for a, b in zip(heads, heads[1:], strict=False)]
+    moved = [bool((a != b).any()) for a, b in pairwise(heads)]
     assert moved == ([True, False, False, False] if stops else [True] * 4)
 
 
