@@ -10,7 +10,9 @@ from vae_bit.distributions import Normal, normal_sample, standard_normal
 from vae_bit.losses import average, dreg, elbo, free_bits, iwae, partly_closed_kl, renyi, sampled_kl
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-ORDERS = np.float32([0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.999999, 0.9999999, 1.0, 1.0000001, 1.00001, 1.01, 2.0, -3.0])
+ORDERS = np.array(
+    [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.999999, 0.9999999, 1.0, 1.0000001, 1.00001, 1.01, 2.0, -3.0], np.float32
+)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4, 1e30])

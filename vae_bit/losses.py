@@ -21,7 +21,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,8 @@ def elbo(log_likelihood: ArrayLike, kl: ArrayLike | Sequence[ArrayLike], beta: A
 
     log_likelihood [...] and kl [...], of one shape, for one layer; for L of them kl is a list or tuple of L such
     arrays. Nothing broadcasts but a scalar beta (ValueError): a mean beside a batch, or draws beside layers, mean
-    nothing. beta = 1 is the bound on ln p(x); with a `sampled_kl` for each layer it is the log weight of the draw.
+    nothing. So average a log likelihood over draws before a kl in closed form joins it. beta = 1 is the bound on
+    ln p(x); with a `sampled_kl` for each layer it is the log weight of the draw.
 
     >>> elbo(jnp.array(-1.0), [jnp.array(0.5), jnp.array(0.25)]).item()
     -1.75
@@ -129,7 +130,9 @@ def loss(recon: ArrayLike, kl: ArrayLike | Sequence[ArrayLike], beta: ArrayLike 
 
 def _with_cost(kl: ArrayLike | Sequence[ArrayLike], beta: ArrayLike, **likelihood: ArrayLike) -> tuple[Array, Array]:
     """The likelihood's term and beta * sum_l kl_l."""
-    layers = {f"kl[{l}]": kl_l for l, kl_l in enumerate(kl)} if isinstance(kl, list | tuple) else {"kl": kl}
+    layers: dict[str, Any] = (
+        {f"kl[{l}]": kl_l for l, kl_l in enumerate(kl)} if isinstance(kl, list | tuple) else {"kl": kl}
+    )
     if not layers:
         raise ValueError("kl holds no layer: give an array, or a list with one for each layer")
     advice = "all must be of one shape, kl of several layers a list of such arrays and beta a number or such an array"
