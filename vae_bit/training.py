@@ -120,7 +120,7 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     elif recipe.objective == "free_bits":
         loss = losses.loss(recon, losses.free_bits(jnp.stack(kl).sum(), FREE_NATS), run.beta)
     else:
-        loss = losses.loss(recon, jnp.stack(kl), run.beta)
+        loss = losses.loss(recon, kl, run.beta)
     return loss, Metrics(loss, recon, jnp.stack(kl).sum())
 
 
@@ -142,7 +142,7 @@ def _bound(arch: Architecture, recipe: Recipe, params: Params, run: Run, path: P
     """The bound of each group of k draws: path.z [2, groups, k] -> [2, groups]. The log weights count beta * kl."""
 
     def log_weight(path: Pass) -> Array:
-        return -losses.loss(path.recon, jnp.stack(_sampled_kl(path)), run.beta)
+        return -losses.loss(path.recon, _sampled_kl(path), run.beta)
 
     if recipe.objective == "iwae":
         return losses.iwae(log_weight(path))
