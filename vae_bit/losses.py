@@ -74,12 +74,12 @@ def path_kl(z: Array, q: Normal, p: Normal) -> Array:
     >>> jax.grad(kl)(jnp.zeros(1)).tolist()
     [0.0]
 
-    It holds the mean and std of q constant, which is right for q(z_1 | x) alone. In a chain those of q(z_2 | z_1) depend
-    on the draw z_1 too, and that dependence must stay: hold the PARAMETERS of every q constant instead, evaluate them
-    at the same draws, and take `sampled_kl`. Held by its values, q(z_2 | z_1) loses d ln q(z_2 | z_1) / dz_1, whose
-    mean is 0 and whose variance is large where q is narrow.
+    It holds the mean and std of q constant, which is right for q(z_1 | x) alone. In a chain those of q(z_2 | z_1)
+    depend on the draw z_1 too, and that dependence must stay: hold the parameters of every q constant instead, evaluate
+    it at the same draws, and take `sampled_kl`. Held by its values, q(z_2 | z_1) loses d ln q(z_2 | z_1) / dz_1, whose
+    mean is 0 and whose variance is large where q is narrow. Here p(z_2) = N(0, 1) and p(z_1 | z_2) = N(z_2, 1):
 
-    >>> def kl(m, eps):  # q(z_1) = N(m_1, 2), q(z_2 | z_1) = N(m_2 z_1, 1 / 2); p(z_2) = N(0, 1), p(z_1 | z_2) = N(z_2, 1)
+    >>> def kl(m, eps):  # q(z_1) = N(m_1, 2), q(z_2 | z_1) = N(m_2 z_1, 1 / 2)
     ...     def q(m, z_1):
     ...         return Normal(m[:1], jnp.sqrt(jnp.full(1, 2.0))), Normal(m[1:] * z_1, jnp.sqrt(jnp.full(1, 0.5)))
     ...     z_1 = normal_sample(q(m, jnp.zeros(1))[0], eps[:1])
