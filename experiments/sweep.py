@@ -24,8 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import figures, folder, options
-from experiments.keeper import Keeper, Stopped
+from experiments.keeper import Keeper
 from experiments.options import BadInput, Choice, Fault, NonEmpty, Number, Numbers, define, say
+from experiments.signals import Signals, Stopped
 from vae_bit import files, results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset, override
@@ -83,24 +84,30 @@ def main() -> int:
     if FLAGS.compilation_cache:
         options.keep_programs(FLAGS.compilation_cache)
     fresh = None if FLAGS.resume else order()
+    signals = Signals()
     with folder.opened(FLAGS.out, FLAGS.resume) as out:
         try:
-            rows = carry_out(fresh or resumed_order(out), out)
+            rows = carry_out(fresh or resumed_order(out), out, signals)
         except Stopped as stop:
             print(f"stopped by {stop.signal.name}; {how_to_resume(out)}", file=sys.stderr)
             return 128 + stop.signal
+        finally:
+            signals.restore()
     say(f"{rows['n'].size} runs in {time.perf_counter() - start:.0f} s: {out}")
     return int(np.all(rows["status"] == "diverged"))
 
 
-def carry_out(order: Order, out: Path) -> results.Table:
+def carry_out(order: Order, out: Path, signals: Signals) -> results.Table:
     """Trains what the folder lacks, writes it and shows everything that there is then."""
     earlier = folder.load_results(out)
     settings, stages = order.config["settings"], order.config["stages"]
     groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
     if groups:
         files.write_config(out, order.config)
-        rows = results.write(out, order.preset, train(groups, out), order.config, earlier)
+        signals.install()
+        trained = train(groups, out, signals)
+        with signals.held():
+            rows = results.write(out, order.preset, trained, order.config, earlier)
     else:
         rows = results.load_table(out)
         say(f"nothing left to train in {out}")
@@ -108,13 +115,13 @@ def carry_out(order: Order, out: Path) -> results.Table:
     show(rows)
     curves = results.load_curves(out)
     files.write(out / "summary.png", lambda file: figures.save(figures.summary(rows, curves), file, "png"))
+    signals.release()  # one that came while Python could not raise, as in a destructor
     return rows
 
 
-def train(groups: list[Group], out: Path) -> list[Trained]:
+def train(groups: list[Group], out: Path, signals: Signals) -> list[Trained]:
     """Trains the groups, keeping their work in the folder."""
-    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every)
-    keeper.stop_on_signals()
+    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every, signals)
     with progress_bars(groups) as reports:
         watches = [keeper.watch(group, report) for group, report in zip(groups, reports, strict=True)]
         try:
