@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from vae_bit import checkpoint, sweep
-from vae_bit.files import Damaged
 from vae_bit.programs import Group
 from vae_bit.sweep import Progress, Watch
 
 SHARE = 0.02  # of the time, which saving what is finished may take
+Show = Callable[[np.ndarray, Progress], None]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -36,13 +36,14 @@ class Keeper:
         self.folder, self.seconds = folder, seconds
         self._start = self._saved = time.monotonic()
         self._spent = 0.0
-        self._unsaved: list[tuple[Group, slice, Progress]] = []
+        self._unsaved: list[tuple[Group, np.ndarray, Progress]] = []
+        self._found = checkpoint.NOTHING
         self._training = False
         self._signal: int | None = None
 
-    def watch(self, group: Group, show: Callable[[slice, Progress], None]) -> Watch:
-        """Resumes the group's chunks from what is saved; saves, shows and stops after its blocks."""
-        return Watch(partial(self._resume, group), partial(self._report, group, show))
+    def watch(self, group: Group, show: Show) -> Watch:
+        """Resumes the group's runs from what is saved; saves, shows and stops after its blocks."""
+        return Watch(self._find, partial(self._resume, group, show), partial(self._report, group, show))
 
     def save(self) -> None:
         """Saves what is not saved yet."""
@@ -59,27 +60,30 @@ class Keeper:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
 
-    def _resume(self, group: Group, where: slice) -> Progress | None:
-        self._training = True
-        try:
-            progress = checkpoint.load(self.folder, group, where)
-        except Damaged as error:
+    def _find(self, group: Group) -> np.ndarray:
+        self._found, damaged = checkpoint.find(self.folder, group)
+        for error in damaged:
             print(f"notice: {error}; its runs are trained from the start", file=sys.stderr)
-            checkpoint.remove(self.folder, group, where)
-            progress = None
+        return self._found.blocks
+
+    def _resume(self, group: Group, show: Show, which: np.ndarray) -> Progress | None:
+        self._training = True
+        progress = checkpoint.load(self._found, group, which)
+        if progress:
+            show(which, progress)
         self._training = progress is None or not _finished(group, progress)
         if self._signal is not None:
             raise Stopped(self._signal)
         return progress
 
-    def _report(self, group: Group, show: Callable[[slice, Progress], None], where: slice, progress: Progress) -> None:
-        show(where, progress)
+    def _report(self, group: Group, show: Show, which: np.ndarray, progress: Progress) -> None:
+        show(which, progress)
         now, number = time.monotonic(), self._signal
         finished = _finished(group, progress)
         due = number is not None or now - self._saved >= self.seconds
         if finished or due:
             state = jax.tree.map(np.asarray, progress.state)
-            self._unsaved.append((group, where, progress._replace(state=state)))
+            self._unsaved.append((group, which, progress._replace(state=state)))
         if due or (finished and self._spent <= SHARE * (now - self._start)):
             self.save()
         self._training = not finished
