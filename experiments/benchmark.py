@@ -22,7 +22,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import floor, options, plots_benchmark, style, tables, truth, workers
-from experiments.options import BadInput, NonEmpty, define, say
+from experiments.options import BadInput, Location, define, say
 from experiments.workers import DEVICES, PEERS, WAYS, Case, Team, Time
 from vae_bit import files
 from vae_bit.presets import PRESETS
@@ -279,5 +279,5 @@ def _scaled(n: int, seeds: int, devices: int, seconds: float) -> Row:
 
 if __name__ == "__main__":
     flags.DEFINE_bool("quick", False, "Few repeats; no time to truth, README's command or scaling: two minutes.")
-    define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
+    define(Location(), "out", None, "Folder for the results; a new one under runs/ unless given.")
     options.run(main)

@@ -11,11 +11,11 @@ import numpy as np
 
 from experiments.signals import Signals
 from vae_bit import checkpoint, sweep
-from vae_bit.files import Damaged
 from vae_bit.programs import Group
 from vae_bit.sweep import Progress, Watch
 
 SHARE = 0.02  # of the time, which saving what is finished may take
+Show = Callable[[np.ndarray, Progress], None]
 
 
 class Keeper:
@@ -28,11 +28,12 @@ class Keeper:
         self.folder, self.seconds, self.signals = folder, seconds, signals
         self._start = self._saved = time.monotonic()
         self._spent = 0.0
-        self._unsaved: list[tuple[Group, slice, Progress]] = []
+        self._unsaved: list[tuple[Group, np.ndarray, Progress]] = []
+        self._found = checkpoint.NOTHING
 
-    def watch(self, group: Group, show: Callable[[slice, Progress], None]) -> Watch:
-        """Resumes the group's chunks from what is saved; saves, shows and stops after its blocks."""
-        return Watch(partial(self._resume, group), partial(self._report, group, show))
+    def watch(self, group: Group, show: Show) -> Watch:
+        """Resumes the group's runs from what is saved; saves, shows and stops after its blocks."""
+        return Watch(self._find, partial(self._resume, group, show), partial(self._report, group, show))
 
     def save(self) -> None:
         """Saves what is not saved yet."""
@@ -44,26 +45,29 @@ class Keeper:
             self._saved = time.monotonic()
             self._spent += self._saved - start
 
-    def _resume(self, group: Group, where: slice) -> Progress | None:
-        self.signals.hold()
-        try:
-            progress = checkpoint.load(self.folder, group, where)
-        except Damaged as error:
+    def _find(self, group: Group) -> np.ndarray:
+        self._found, damaged = checkpoint.find(self.folder, group)
+        for error in damaged:
             print(f"notice: {error}; its runs are trained from the start", file=sys.stderr)
-            checkpoint.remove(self.folder, group, where)
-            progress = None
+        return self._found.blocks
+
+    def _resume(self, group: Group, show: Show, which: np.ndarray) -> Progress | None:
+        self.signals.hold()
+        progress = checkpoint.load(self._found, group, which)
+        if progress:
+            show(which, progress)
         if self.signals.asked or (progress and _finished(group, progress)):
             self.signals.release()
         return progress
 
-    def _report(self, group: Group, show: Callable[[slice, Progress], None], where: slice, progress: Progress) -> None:
-        show(where, progress)
+    def _report(self, group: Group, show: Show, which: np.ndarray, progress: Progress) -> None:
+        show(which, progress)
         now, asked = time.monotonic(), self.signals.asked
         finished = _finished(group, progress)
         due = asked or now - self._saved >= self.seconds
         if finished or due:
             state = jax.tree.map(np.asarray, progress.state)
-            self._unsaved.append((group, where, progress._replace(state=state)))
+            self._unsaved.append((group, which, progress._replace(state=state)))
         if due or (finished and self._spent <= SHARE * (now - self._start)):
             self.save()
         if finished or asked:

@@ -68,15 +68,18 @@ class Choice(flags.ArgumentParser):
         return argument
 
 
-class NonEmpty(flags.ArgumentParser):
-    """Any text but the empty one."""
+class Location(flags.ArgumentParser):
+    """A path; a `~` at its start is the user's home, which no shell puts in place behind a `=`."""
 
-    syntactic_help = "some text"
+    syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
         if not argument:
             raise ValueError(f"'': expected {self.syntactic_help}")
-        return argument
+        try:
+            return str(Path(argument).expanduser())
+        except RuntimeError as error:
+            raise ValueError(f"{argument!r}: {error}; expected {self.syntactic_help}") from error
 
 
 def define(parser: flags.ArgumentParser, name: str, default: Any, help: str) -> None:
@@ -111,7 +114,7 @@ def keep_programs(folder: str) -> None:
         found = os.stat(folder)
     except OSError as error:
         raise BadInput(f"--compilation_cache={folder}: {error.strerror}; expected a folder") from error
-    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
         raise BadInput(f"--compilation_cache={folder}: others can write programs there; expected a folder of your own")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -4,19 +4,20 @@ python -m experiments.report --run=runs/DIR
 """
 
 import base64
+import dataclasses
 import html
 import io
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import options, saved, style
+from experiments import folder, options, saved, style
 from experiments.options import BadInput
 from experiments.report_story import STORY, median
 from experiments.saved import Missing, Saved
+from vae_bit import files
 
 PAGE = Path(__file__).with_name("report_page.html")
 FULL_WIDTH = 9  # inches of a figure as wide as the page
@@ -26,7 +27,7 @@ DECIMALS = {"recon_per_dim": 7}
 
 def main() -> None:
     """Writes the report and says where."""
-    results = saved.load(Path(flags.FLAGS.run))
+    results = saved.load(Path(flags.FLAGS.run).expanduser())
     path = results.out / "report.html"
     try:
         path.write_text(page(results), encoding="utf-8")
@@ -80,10 +81,10 @@ def table(results: Saved) -> str:
 
 def origin(results: Saved) -> str:
     """How the run was made, as config.json says, and what is not shown of it."""
-    config = json.loads((results.out / "config.json").read_text())
-    command = " ".join(["python -m experiments.sweep", *config["argv"][1:]])
-    versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    recipe = ", ".join(f"{name} {value}" for name, value in config["recipe"].items())
+    config = files.read_config(results.out, folder.Origin)
+    command = " ".join(["python -m experiments.sweep", *config.argv[1:]])
+    versions = ", ".join(f"{name} {version}" for name, version in config.versions.items())
+    recipe = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config.recipe).items())
     notices = "".join(f"<p class='note'>Not shown: {html.escape(notice)}.</p>" for notice in results.notices)
     how = "".join(f"<p>{html.escape(line)}</p>" for line in (recipe, versions))
     return f"{notices}<p><code>{html.escape(command)}</code></p>{how}"

@@ -18,11 +18,10 @@ import numpy as np
 from scipy.special import expit, ndtr
 
 from experiments.options import BadInput
-from vae_bit import files, models, results
+from vae_bit import models, results
 from vae_bit.models import Architecture, Params
 from vae_bit.results import Table
 
-COLUMNS = (*results.KEYS, "status", "loss", "recon", "recon_per_dim", "kl", "limit", "gap", *results.EXACT)
 CELLS = 4000  # of a latent's range, over which the decoder is averaged
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -65,19 +64,11 @@ def _reading(out: Path) -> Iterator[None]:
         raise BadInput(f"--run={out}: {reason}; expected a folder that experiments.sweep has written") from error
 
 
-def load(out: Path) -> Saved:
+def load(out: results.Folder) -> Saved:
     """Reads a sweep's folder; BadInput where it is missing, damaged or something else."""
+    out = Path(out)
     with _reading(out):
-        every, curves = results.load_table(out), results.load_curves(out)
-        schema = files.read_config(out)["schema"]
-        if schema != results.SCHEMA:
-            raise ValueError(f"config.json has schema {schema}, not {results.SCHEMA}")
-        if missing := [name for name in COLUMNS if name not in every]:
-            raise ValueError(f"results.csv has no column {missing[0]}")
-        if any(curves[name].shape != (every["n"].size, curves["step"].size) for name in ("loss", "recon", "kl")):
-            raise ValueError("curves.npz and results.csv differ in their number of runs")
-        with files.checked(out, "params.npz") as path, np.load(path, allow_pickle=False) as file:
-            file.files  # noqa: B018 - reading the list of names shows that the archive is whole
+        every, curves, _ = results.load(out)
     finite = every["status"] != "diverged"
     if not finite.any():
         raise BadInput(f"--run={out}: every run diverged; expected at least one that did not")

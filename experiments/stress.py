@@ -85,9 +85,8 @@ def start_sweep(work: Path, name: str) -> subprocess.Popen[str]:
 
 def state(out: Path) -> str:
     """What a kill has left, in words."""
-    complete = [path.name.removesuffix(".sha256") for path in out.glob("checkpoints/*/*.sha256")]
-    partial = [*out.glob("checkpoints/*/*-tmp*"), *out.glob("**/*.partial")]
-    parts = [f"checkpoints of blocks {sorted(map(int, complete))}" if complete else "no checkpoint"]
+    complete, partial = list(out.glob("checkpoints/*.npz")), list(out.glob("**/*.partial"))
+    parts = [f"checkpoints of {len(complete)} chunks" if complete else "no checkpoint"]
     parts += ["a file or checkpoint half written"] * bool(partial) + ["results written"] * (
         out / "results.csv"
     ).exists()

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from experiments import figures, folder, options
 from experiments.keeper import Keeper
-from experiments.options import BadInput, Choice, Fault, NonEmpty, Number, Numbers, define, say
+from experiments.options import BadInput, Choice, Fault, Location, Number, Numbers, define, say
 from experiments.signals import Signals, Stopped
 from vae_bit import files, results, sweep
 from vae_bit.noise import Kind
@@ -59,9 +59,9 @@ define(Choice(get_args(Kind)), "noise", None, "How noise is drawn; the preset's 
 define(Choice(get_args(Objective)), "objective", None, "What training raises; the ELBO unless given.")
 define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi; 1 unless given.")
 define(Choice(PRESETS), "preset", "default", "The recipe: ours, or the post's.")
-define(NonEmpty(), "out", None, "Folder for the results; a new one under runs/ unless given.")
+define(Location(), "out", None, "Folder for the results; a new one under runs/ unless given.")
 define(SECONDS, "checkpoint_every", 30.0, "Seconds of training after which what is unfinished is saved.")
-define(NonEmpty(), "compilation_cache", None, "Folder that keeps compiled programs for later sweeps.")
+define(Location(), "compilation_cache", None, "Folder that keeps compiled programs for later sweeps.")
 flags.DEFINE_bool("resume", False, "Goes on with the sweep in --out, or adds seeds and n to it.")
 
 SETTINGS = ("preset", "layers", "n", "beta", "learning_rate", "first_seed", "seeds")
@@ -83,9 +83,13 @@ def main() -> int:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
     if FLAGS.compilation_cache:
         options.keep_programs(FLAGS.compilation_cache)
-    fresh = None if FLAGS.resume else order()
+    out = Path(FLAGS.out) if FLAGS.out else folder.new()
+    resume = FLAGS.resume and folder.begun(out)
+    fresh = None if resume else order()
     signals = Signals()
-    with folder.opened(FLAGS.out, FLAGS.resume) as out:
+    with folder.opened(out, resume):
+        if FLAGS.resume and not resume:
+            print(f"notice: --resume: no sweep has begun in {out} yet; this one begins", file=sys.stderr)
         try:
             rows = carry_out(fresh or resumed_order(out), out, signals)
         except Stopped as stop:
@@ -101,7 +105,8 @@ def carry_out(order: Order, out: Path, signals: Signals) -> results.Table:
     """Trains what the folder lacks, writes it and shows everything that there is then."""
     earlier = folder.load_results(out)
     settings, stages = order.config["settings"], order.config["stages"]
-    groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
+    with files.naming(out / "results.csv"):
+        groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
     if groups:
         files.write_config(out, order.config)
         signals.install()
@@ -153,10 +158,12 @@ def order() -> Order:
 
 def resumed_order(out: Path) -> Order:
     """The same for a folder that a sweep has begun in: flags that are not given are as they were then."""
-    saved = files.read_config(out)
+    saved = folder.read_account(out)
     with files.naming(out / files.CONFIG):
+        if odd := saved["settings"].keys() ^ {*SETTINGS, *OVERRIDES, "chunk"}:
+            raise ValueError(f"settings: {min(odd)} is {'unknown' if min(odd) in saved['settings'] else 'missing'}")
         for name, value in saved["settings"].items():
-            if not FLAGS[name].present and value is not None:
+            if not FLAGS[name].present and (value is not None or name in SETTINGS):
                 FLAGS[name].value = FLAGS[name].parser.parse(value)
     now = order()
     with files.naming(out / files.CONFIG):
@@ -204,7 +211,7 @@ def about() -> dict[str, Any]:
 
 
 @contextmanager
-def progress_bars(groups: list[Group]) -> Iterator[list[Callable[[slice, Progress], None]]]:
+def progress_bars(groups: list[Group]) -> Iterator[list[Callable[[np.ndarray, Progress], None]]]:
     """Bars, one a group, and the function that moves each; silent where standard error is no terminal."""
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), SpeedColumn(), TimeRemainingColumn(), "{task.fields[loss]}")
@@ -219,16 +226,16 @@ class SpeedColumn(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:,.0f} steps/s")
 
 
-def _report(bars: Bars, group: Group) -> Callable[[slice, Progress], None]:
+def _report(bars: Bars, group: Group) -> Callable[[np.ndarray, Progress], None]:
     n = f"{group.runs.n.min()}..{group.arch.width}" if group.runs.n.min() < group.arch.width else group.arch.width
     name = f"layers {group.arch.layers}, n {n}, {group.runs.n.size} runs"
     task = bars.add_task(name, total=group.runs.n.size * group.recipe.steps, loss="")
 
-    ends = sweep.block_ends(group.recipe.steps)
+    ends, done = sweep.block_ends(group.recipe.steps), np.zeros(group.runs.n.size, int)
 
-    def report(runs: slice, progress: Progress) -> None:
-        done = runs.start * group.recipe.steps + (runs.stop - runs.start) * ends[len(progress.curves) - 1]
-        bars.update(task, completed=done, loss=f"median loss {np.median(progress.curves[-1].loss):.4f}")
+    def report(which: np.ndarray, progress: Progress) -> None:
+        done[which] = ends[len(progress.curves) - 1]
+        bars.update(task, completed=done.sum(), loss=f"median loss {np.median(progress.curves[-1].loss):.4f}")
 
     return report
 

@@ -1,8 +1,7 @@
-"""A checkpoint gives back the bits it was given, or says that it cannot; the folder's files are replaced as one."""
+"""A checkpoint gives back the bits it was given, for whatever chunk of the runs, or says that it cannot."""
 
 import dataclasses
 import errno
-import json
 import os
 import random
 
@@ -10,12 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from vae_bit import checkpoint, files, results, sweep
-from vae_bit.files import Damaged
+from vae_bit import checkpoint, files, sweep
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
 
-WHERE = slice(1, 4)
+WHICH = np.array([1, 2, 3])
 
 
 @pytest.fixture(scope="module")
@@ -24,217 +22,211 @@ def group(tiny):
     return group
 
 
-def progress(group, blocks, padding=2):
-    """Random bits in the shapes of three runs and two of padding."""
+def progress(group, blocks, which=WHICH, padding=2):
+    """Random bits in the shapes of the runs and two of padding."""
     rng = np.random.default_rng(blocks)
-    like = checkpoint._like(group, WHERE, blocks)["state"]
-    state = jax.tree.map(
-        lambda leaf: rng.integers(0, 255, (3 + padding, *leaf.shape[1:], 4), np.uint8).view(leaf.dtype)[..., 0], like
-    )
-    return Progress(state, [Metrics(*rng.normal(size=(3, 3)).astype(np.float32)) for _ in range(blocks)])
+    like = checkpoint._like(group, which.size, blocks)["state"]
+
+    def draw(leaf):
+        shape = (which.size + padding, *leaf.shape[1:])
+        if leaf.dtype == bool:
+            return rng.integers(0, 2, shape).astype(bool)
+        return rng.integers(0, 255, (*shape, 4), np.uint8).view(leaf.dtype)[..., 0]
+
+    state = jax.tree.map(draw, like)
+    curves = [Metrics(*rng.normal(size=(3, which.size)).astype(np.float32)) for _ in range(blocks)]
+    return Progress(state, curves)
 
 
-def loaded(*args):
-    """What `load` gives where there is something."""
-    found = checkpoint.load(*args)
-    assert found is not None
-    return found
+def loaded(folder, group, which=WHICH):
+    """What there is of the runs."""
+    saved, damaged = checkpoint.find(folder, group)
+    assert damaged == []
+    return checkpoint.load(saved, group, which)
+
+
+def blocks(folder, group):
+    return checkpoint.find(folder, group)[0].blocks.tolist()
 
 
 def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
+def taken(progress, index):
+    return jax.tree.map(lambda leaf: leaf[index], progress)
+
+
 def test_the_same_bits_come_back_without_the_padding(group, tmp_path):
     given = progress(group, 7)
-    checkpoint.save(tmp_path, group, WHERE, given)
-    found = loaded(tmp_path, group, WHERE)
+    checkpoint.save(tmp_path, group, WHICH, given)
+    found = loaded(tmp_path, group)
     assert jax.tree.structure(found) == jax.tree.structure(given)
-    assert bits(found.state) == bits(jax.tree.map(lambda leaf: leaf[:3], given.state))
-    assert bits(found.curves) == bits(given.curves)
+    assert bits(found) == bits(taken(given, slice(3)))
+    assert blocks(tmp_path, group) == [0, 7, 7, 7, 0, 0]
 
 
-def test_only_the_latest_is_kept(group, tmp_path):
-    for blocks in (3, 4, 11):
-        checkpoint.save(tmp_path, group, WHERE, progress(group, blocks))
-    (root,) = tmp_path.iterdir()
-    assert sorted(path.name for path in root.iterdir()) == ["11", "11.sha256"]
-    assert len(loaded(tmp_path, group, WHERE).curves) == 11
-    checkpoint.remove(tmp_path, group, WHERE)
-    assert checkpoint.load(tmp_path, group, WHERE) is None
+def test_runs_are_found_in_any_chunk(group, tmp_path):
+    """Of two files, in another order, and in a group of other runs: what identifies a run is the run alone."""
+    one, two = progress(group, 4), progress(group, 4, np.array([4, 5]))
+    checkpoint.save(tmp_path, group, WHICH, one)
+    checkpoint.save(tmp_path, group, np.array([4, 5]), two)
+    found = loaded(tmp_path, group, np.array([5, 1, 3]))
+    expected = jax.tree.map(lambda a, b: np.stack([b[1], a[0], a[2]]), one, two)
+    assert bits(found) == bits(expected)
+    longer = group._replace(runs=jax.tree.map(lambda field: np.concatenate([field[:1] + 9, field[::-1]]), group.runs))
+    assert blocks(tmp_path, longer) == [0, 4, 4, 4, 4, 4, 0]
+    assert bits(loaded(tmp_path, longer, np.array([1, 5, 3]))) == bits(expected)
 
 
-def test_what_a_kill_cuts_short_is_not_seen(group, tmp_path):
-    """At any of save's moments: while orbax writes, before the digest, before the older checkpoint has gone."""
-    checkpoint.save(tmp_path, group, WHERE, progress(group, 3))
-    (root,) = tmp_path.iterdir()
-    (root / "4.orbax-checkpoint-tmp").mkdir()
-    (root / "4").mkdir()
-    (root / "4.sha256.partial").touch()
-    assert len(loaded(tmp_path, group, WHERE).curves) == 3
-    assert sorted(path.name for path in root.iterdir()) == ["3", "3.sha256"]
-    older = {path.name: path.read_bytes() for path in root.glob("*.sha256")}
-    checkpoint.save(tmp_path, group, WHERE, progress(group, 5))
-    (root / "3").mkdir()
-    (root / "3.sha256").write_bytes(older["3.sha256"])
-    assert len(loaded(tmp_path, group, WHERE).curves) == 5
-    (root / "5.sha256").unlink()
-    assert checkpoint.load(tmp_path, group, WHERE) is None
-    checkpoint.save(tmp_path, group, WHERE, progress(group, 5))
-    assert len(loaded(tmp_path, group, WHERE).curves) == 5
+def test_the_latest_of_a_run_counts(group, tmp_path):
+    """In place of what was saved of the same chunk; beside what was saved of another."""
+    for count in (3, 4, 11):
+        checkpoint.save(tmp_path, group, WHICH, progress(group, count))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert blocks(tmp_path, group) == [0, 11, 11, 11, 0, 0]
+    checkpoint.save(tmp_path, group, np.array([3, 4]), progress(group, 12, np.array([3, 4])))
+    checkpoint.save(tmp_path, group, np.array([0, 1]), progress(group, 2, np.array([0, 1])))
+    assert blocks(tmp_path, group) == [2, 11, 11, 12, 12, 0]
+    found = loaded(tmp_path, group, np.array([2, 1]))
+    assert bits(found) == bits(taken(progress(group, 11), np.array([1, 0])))
 
 
-def test_a_checkpoint_is_for_the_very_same_runs(group, tmp_path, monkeypatch):
-    checkpoint.save(tmp_path, group, WHERE, progress(group, 2))
-    runs = group.runs
-    others = [
-        group._replace(recipe=dataclasses.replace(group.recipe, steps=7)),
-        group._replace(arch=dataclasses.replace(group.arch, activation="elu")),
-        *(group._replace(runs=runs._replace(**{name: field + 1})) for name, field in runs._asdict().items()),
-    ]
-    assert all(checkpoint.load(tmp_path, other, WHERE) is None for other in others)
-    assert all(checkpoint.load(tmp_path, group, where) is None for where in (slice(0, 4), slice(1, 3), slice(2, 5)))
-    assert checkpoint.load(tmp_path, group._replace(runs=jax.tree.map(np.copy, runs)), WHERE) is not None
-    monkeypatch.setattr(checkpoint, "LAYOUT", checkpoint.LAYOUT + 1)
-    assert checkpoint.load(tmp_path, group, WHERE) is None
-
-
-def test_no_changed_bit_goes_unnoticed(group, tmp_path):
-    checkpoint.save(tmp_path, group, WHERE, progress(group, 2))
-    paths = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
-    assert len(paths) > 5
-    for path in paths:
-        content = path.read_bytes()
-        place = random.Random(path.name).randrange(len(content))
-        for damage in (content[:place], content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]):
-            path.write_bytes(damage)
-            with pytest.raises(Damaged, match=str(tmp_path)):
-                checkpoint.load(tmp_path, group, WHERE)
-        path.write_bytes(content)
-    assert len(loaded(tmp_path, group, WHERE).curves) == 2
-
-
-def test_no_room(group, tmp_path, monkeypatch):
-    checkpoint.save(tmp_path, group, WHERE, progress(group, 2))
-
-    def full(descriptor, start, size):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left") as caught:
-        checkpoint.save(tmp_path, group, WHERE, progress(group, 3))
-    assert str(tmp_path) in caught.value.filename
-    assert len(loaded(tmp_path, group, WHERE).curves) == 2
-
-
-@pytest.fixture
-def folder(tiny, trained, tmp_path):
-    results.write(tmp_path, tiny["default"], trained, {"settings": {}})
-    return tmp_path
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("moment", range(8))
-def test_a_kill_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch, moment):
-    """Killed before its first, second, .. change of a file's name or its last but one write."""
-    old, calls = contents(folder), []
+def test_what_a_kill_cuts_short_is_not_seen(group, tmp_path, monkeypatch):
+    """Before the file has its name there is only the older one."""
 
     class Killed(BaseException):
         pass
 
-    def dies(function):
-        def call(*args):
-            calls.append(args)
-            if len(calls) > moment:
-                raise Killed
-            function(*args)
+    def dies(*_):
+        raise Killed
 
-        return call
-
-    monkeypatch.setattr(files.os, "replace", dies(os.replace))
-    monkeypatch.setattr(files.os, "fsync", dies(os.fsync))
-    with pytest.raises(Killed):  # 4 files are written and renamed
-        results.write(folder, tiny["default"], trained[:1], {"settings": {}})
-    monkeypatch.undo()
-    rows = results.load(folder).rows
-    assert rows["n"].size == (32 if moment < 5 else 16)
-    files.remove_partials(folder)
-    assert set(contents(folder)) == set(old)
-    assert all(len(leaf) == (8 if "layers" in name else 0) for name, leaf in results.load(folder).params.items())
-    if moment < 5:
-        assert contents(folder) == old
+    checkpoint.save(tmp_path, group, WHICH, progress(group, 3))
+    (path,) = tmp_path.iterdir()
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(files.os, function, dies)
+            checkpoint.save(tmp_path, group, WHICH, progress(group, 4))
+        assert len(list(tmp_path.iterdir())) == 2
+        assert blocks(tmp_path, group) == [0, 3, 3, 3, 0, 0]
+        assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["curves.npz", "params.npz", "results.csv", "config.json"])
-def test_a_file_that_cannot_be_written_is_named_and_the_others_stay(folder, tiny, trained, name):
-    old = contents(folder)
-    (folder / f"{name}.partial").mkdir()
-    with pytest.raises(OSError) as caught:
-        results.write(folder, tiny["default"], trained[:1], {"settings": {}})
-    assert caught.value.filename == str(folder / name)
-    (folder / f"{name}.partial").rmdir()
-    files.remove_partials(folder)
-    assert contents(folder) == old
+def test_a_checkpoint_is_for_the_very_same_runs(group, tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, group, WHICH, progress(group, 2))
+    runs = group.runs
+    others = [
+        group._replace(recipe=dataclasses.replace(group.recipe, steps=7)),
+        group._replace(arch=dataclasses.replace(group.arch, activation="elu")),
+        group._replace(arch=dataclasses.replace(group.arch, width=4)),
+        *(group._replace(runs=runs._replace(**{name: field + 7})) for name, field in runs._asdict().items()),
+    ]
+    assert [sum(blocks(tmp_path, other)) for other in others] == [0] * 7
+    assert loaded(tmp_path, group, np.array([0, 4])) is None
+    monkeypatch.setattr(checkpoint, "LAYOUT", checkpoint.LAYOUT + 1)
+    assert loaded(tmp_path, group) is None
 
 
 def damages(content):
-    """Ways in which a disk, an editor or an attacker leaves a file."""
-    place = random.Random(0).randrange(len(content))
+    """Cut short, and a changed bit in some fifty places: of the digest, the archive's directory, the arrays."""
     yield b""
+    yield content[:20]
     yield content[: len(content) // 2]
     yield content[:-1]
-    yield content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    places = random.Random(0).sample(range(len(content)), 40)
+    for place in (*places, 0, len(content) - 1, len(content) - 33, len(content) - 40):
+        yield content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
 
 
-@pytest.mark.parametrize("digests", [True, False])
-@pytest.mark.parametrize("name", ["results.csv", "curves.npz", "params.npz"])
-def test_damaged_results_are_refused(folder, name, digests):
-    if not digests:
-        config = files.read_config(folder)
-        (folder / "config.json").write_text(json.dumps({**config, "files": {}}))
-    content = (folder / name).read_bytes()
-    for damage in list(damages(content))[: None if digests else 2]:
-        (folder / name).write_bytes(damage)
-        with pytest.raises(Damaged, match=str(folder / name)):
-            results.load(folder)
-    (folder / name).unlink()
-    with pytest.raises(Damaged, match=rf"{folder / name}: No such file"):
-        results.load(folder)
-    elsewhere = folder.parent / f"{folder.name}_elsewhere"
-    elsewhere.write_bytes(content)
-    (folder / name).symlink_to(elsewhere)
-    with pytest.raises(Damaged, match=f"{folder / name}: .*link"):
-        results.load(folder)
+def test_no_changed_bit_goes_unnoticed_and_what_is_damaged_is_removed(group, tmp_path):
+    checkpoint.save(tmp_path, group, WHICH, progress(group, 2))
+    checkpoint.save(tmp_path, group, np.array([0, 3]), progress(group, 1, np.array([0, 3])))
+    path = max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    content = path.read_bytes()
+    for damage in damages(content):
+        path.write_bytes(damage)
+        saved, (error,) = checkpoint.find(tmp_path, group)
+        assert str(path) in str(error)
+        assert saved.blocks.tolist() == [1, 0, 0, 1, 0, 0]
+        assert not path.exists()
+    path.mkdir()
+    saved, (error,) = checkpoint.find(tmp_path, group)
+    assert str(path) in str(error)
+    path.write_bytes(content)
+    assert blocks(tmp_path, group) == [1, 2, 2, 2, 0, 0]
 
 
-@pytest.mark.parametrize("name", ["curves.npz", "params.npz"])
-def test_pickled_objects_are_never_loaded(folder, name, tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "sprung"),)
-
-    np.savez(folder / name, allow_pickle=True, loss=np.array([Trap()], object))
-    config = files.read_config(folder)
-    digests = config["files"] | {name: files.digest(folder / name)}
-    files.write_config(folder, config | {"files": digests})
-    with pytest.raises(Damaged, match=f"{folder / name}.*allow_pickle=False"):
-        results.load(folder)
-    assert not (tmp_path / "sprung").exists()
+def test_a_file_of_other_runs_under_a_name_of_ours_is_refused(group, tmp_path):
+    other = group._replace(arch=dataclasses.replace(group.arch, activation="elu"))
+    checkpoint.save(tmp_path, other, WHICH, progress(group, 2))
+    (path,) = tmp_path.iterdir()
+    path.rename(tmp_path / path.name.replace(checkpoint._name(other), checkpoint._name(group)))
+    saved, (error,) = checkpoint.find(tmp_path, group)
+    assert "another architecture or recipe" in str(error)
+    assert not saved.blocks.any()
 
 
-def test_merged_parts_are_the_whole(trained):
-    """Each run of the table with its own curves and parameters, however the runs came in."""
-    whole = results.merge([results.contents(group) for group in trained])
-    odd = [np.arange(group.group.runs.n.size) % 2 == 1 for group in trained]
-    parts = []
-    for group, own in zip(trained, odd, strict=True):
-        for which in (own, ~own):
-            fields = jax.tree.map(lambda leaf, which=which: leaf[which], tuple(group[1:]))
-            runs = jax.tree.map(lambda leaf, which=which: leaf[which], group.group.runs)
-            parts.append(results.contents(type(group)(group.group._replace(runs=runs), *fields)))
-    again = results.merge(parts[::-1])
-    jax.tree.map(np.testing.assert_array_equal, again, whole)
-    assert whole.rows["n"].tolist() == results.merge([results.contents(group) for group in trained]).rows["n"].tolist()
+def test_what_else_lies_there_is_left_alone(group, tmp_path):
+    (tmp_path / "foo.sha256").touch()
+    (tmp_path / "foo.npz").touch()
+    checkpoint.save(tmp_path, group, WHICH, progress(group, 2))
+    assert blocks(tmp_path, group) == [0, 2, 2, 2, 0, 0]
+    assert (tmp_path / "foo.npz").exists()
+
+
+def test_no_room(group, tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, group, WHICH, progress(group, 2))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoint.save(tmp_path, group, WHICH, progress(group, 3))
+    assert str(tmp_path) in caught.value.filename
+    assert blocks(tmp_path, group) == [0, 2, 2, 2, 0, 0]
+
+
+@pytest.fixture
+def counted(tiny, quick_compile):
+    """14 runs, their programs in chunks of so many, and a list that the steps of every chunk go into."""
+    preset = tiny["default"]._replace(recipe=dataclasses.replace(tiny["default"].recipe, steps=8))
+    (group,) = sweep.plan(preset, [1], [2], [1.0], [1e-2], range(14))
+    return group
+
+
+def train(group, folder, chunk, stop=None):
+    """Trains what `folder` lacks, saving every block until `stop` blocks in all; the outcome and the blocks trained."""
+    heard = []
+
+    def report(which, progress):
+        heard.append((which.tolist(), len(progress.curves)))
+        checkpoint.save(folder, group, which, progress)
+        if len(heard) == stop:
+            raise InterruptedError
+
+    saved, damaged = checkpoint.find(folder, group)
+    assert damaged == []
+    watch = sweep.Watch(lambda group: saved.blocks, lambda which: checkpoint.load(saved, group, which), report)
+    programs = sweep.compile_programs(group, chunk)
+    try:
+        return sweep.train(group, programs, lambda params, runs: params, watch), heard
+    except InterruptedError:
+        return None, heard
+
+
+@pytest.mark.parametrize("chunk", [3, 6, 9, 12])
+def test_what_is_saved_in_chunks_of_6_is_used_in_chunks_of_any_size(counted, tmp_path, chunk):
+    """Stopped in the fourth of the second chunk's nine blocks. In chunks of the same size every bit is the same."""
+    whole, every = train(counted, tmp_path / "whole", 6)
+    assert len(every) == 27
+    _, begun = train(counted, tmp_path / "resumed", 6, stop=13)
+    again, rest = train(counted, tmp_path / "resumed", chunk)
+    assert again is not None and whole is not None
+    trained = [(run, point) for which, point in begun + rest for run in which]
+    assert sorted(trained) == [(run, point) for run in range(14) for point in range(1, 10)]
+    if chunk == 6:
+        jax.tree.map(np.testing.assert_array_equal, again[1:], whole[1:])
+    np.testing.assert_allclose(again.curves.loss, whole.curves.loss, rtol=1e-3)
+    for ours, theirs in zip(jax.tree.leaves(again[1:4]), jax.tree.leaves(whole[1:4]), strict=True):
+        np.testing.assert_array_equal(ours[:6], theirs[:6])

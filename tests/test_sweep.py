@@ -148,8 +148,8 @@ def test_devices_and_chunks_change_nothing(tiny, alone, quick_evaluation, monkey
     jax.tree.map(assert_close, (trained.curves, trained.params), alone)
     assert trained.curves.loss.shape == (7, 21)
     np.testing.assert_array_equal(trained.evaluation.valid_mass, group.runs.n)
-    expected = [(where, points) for where in programs.chunks(group, chunk) for points in range(1, 22)]
-    assert [(runs, len(curves)) for runs, curves in blocks] == expected
+    every = [np.arange(7)[where].tolist() for where in programs.chunks(group, chunk)]
+    assert [(runs.tolist(), len(curves)) for runs, curves in blocks] == [(w, p) for w in every for p in range(1, 22)]
     for runs, curves in blocks:
         np.testing.assert_array_equal(np.stack([m.loss for m in curves], 1), trained.curves.loss[runs, : len(curves)])
 
@@ -160,11 +160,11 @@ def test_training_again_from_any_block_gives_the_same_bits(tiny, quick_evaluatio
 
     def keep(runs, progress):
         if len(progress.curves) == point:
-            kept[runs.start] = progress._replace(state=jax.tree.map(np.asarray, progress.state))
+            kept[runs[0]] = progress._replace(state=jax.tree.map(np.asarray, progress.state))
 
     both = programs.compile_programs(group, 4), programs.compile_evaluate(group.arch, 7)
     first = sweep.train(group, *both, sweep.UNWATCHED._replace(report=keep))
-    again = sweep.train(group, *both, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs.start]))
+    again = sweep.train(group, *both, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs[0]]))
     assert sorted(kept) == [0, 3, 6]
     jax.tree.map(np.testing.assert_array_equal, first[1:], again[1:])
 

@@ -1,107 +1,143 @@
-"""Checkpoints of chunks of runs, saved by orbax (its v1 interface) as folders `CHUNK/BLOCKS` of a checkpoint folder.
+"""Checkpoints of runs in training: one file for each chunk that was trained together, an npz followed by its SHA-256.
 
-CHUNK names the runs and everything that their training depends on, so a checkpoint is found by just the sweep that it
-fits. One is complete once its SHA-256 lies beside it: what a kill has cut short has none, and orbax never gets to read
-a damaged one. Only a chunk's latest is kept. The padding that the devices needed is not saved.
+A run is known by its numbers and by everything that its training depends on beside them: architecture (with the padded
+width), recipe and points of the curves. Which runs it was trained together with does not matter, so that what was saved
+is found whatever the chunks are now. The padding that the devices needed is not saved. No pickle anywhere.
 """
 
-import errno
 import hashlib
-import os
 import shutil
-import tempfile
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint.experimental.v1 as ocp
 
 from vae_bit import files, training
-from vae_bit.programs import Group
+from vae_bit.files import Damaged
+from vae_bit.models import Architecture
+from vae_bit.programs import KINDS, Group
 from vae_bit.sweep import Progress, block_ends
-from vae_bit.training import Metrics
+from vae_bit.training import Metrics, Recipe, Run, State
 
-DIGEST = ".sha256"
-LAYOUT = 2  # of the arrays saved; checkpoints of another are not found
-OVERHEAD = 1 << 18  # bytes that a checkpoint takes beside its arrays: some twenty small files
-
-
-def name(group: Group, where: slice) -> str:
-    """A folder name for some runs of the group, the same for equal runs, architecture and recipe alone."""
-    blocks, runs = block_ends(group.recipe.steps).size, [field[where].tolist() for field in group.runs]
-    content = repr((LAYOUT, group.arch, group.recipe, blocks, runs))
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return f"layers={group.arch.layers}_width={group.arch.width}_runs={where.stop - where.start}_{digest}"
+LAYOUT = 3  # of the arrays saved; checkpoints of another are not found
+DIGEST_BYTES = hashlib.sha256().digest_size
+Arrays = dict[str, np.ndarray]
 
 
-def save(folder: Path, group: Group, where: slice, progress: Progress) -> None:
-    """Saves how far these runs have come and then removes what was saved of them before; OSError names the path."""
-    root, blocks = folder / name(group, where), len(progress.curves)
-    root.mkdir(parents=True, exist_ok=True)
-    tree = _tree(progress, where.stop - where.start)
-    _reserve(root / str(blocks), OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
-    try:
-        ocp.save(str(root.absolute() / str(blocks)), tree, custom_metadata={"steps": int(np.max(tree["state"].step))})
-    except (ValueError, RuntimeError) as error:  # what tensorstore makes of the system's errors
-        raise OSError(errno.EIO, str(error).split("[tensorstore")[0], str(root / str(blocks))) from error
-    digest = files.digest(root / str(blocks))
-    files.write(root / f"{blocks}{DIGEST}", lambda file: file.write(digest.encode()))
-    _remove_others(root, blocks)
+class Saved(NamedTuple):
+    """The latest that is saved of each of a group's R runs."""
+
+    blocks: np.ndarray  # [R] that the run has come, 0 where nothing is saved
+    row: np.ndarray  # [R] in the arrays of its file
+    path: list[Path | None]
 
 
-def load(folder: Path, group: Group, where: slice) -> Progress | None:
-    """The latest that was saved of these runs, if anything; Damaged where it is not as it was written.
-
-    Removes what a kill has cut short.
-    """
-    root = folder / name(group, where)
-    blocks = max((int(path.name.removesuffix(DIGEST)) for path in root.glob(f"*{DIGEST}")), default=0)
-    if root.exists():
-        _remove_others(root, blocks)
-    if not blocks:
-        return None
-    with files.naming(root / str(blocks)) as path:
-        if files.digest(path) != (root / f"{blocks}{DIGEST}").read_text():
-            raise ValueError("its SHA-256 is not the one beside it")
-        tree = ocp.load(str(path.absolute()), _like(group, where, blocks))
-        curves = [Metrics(**{key: curve[:, point] for key, curve in tree["curves"].items()}) for point in range(blocks)]
-        return Progress(tree["state"], curves)
+NOTHING = Saved(np.zeros(0, int), np.zeros(0, int), [])
 
 
-def remove(folder: Path, group: Group, where: slice) -> None:
-    """Removes all that was saved of these runs."""
-    shutil.rmtree(folder / name(group, where))
+def save(folder: Path, group: Group, which: np.ndarray, progress: Progress) -> None:
+    """Saves how far these runs have come, in place of what was saved of just them; OSError names the path."""
+    runs = Run(*(field[which] for field in group.runs))
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[: which.size], progress.state)
+    curves = jax.tree.map(lambda *points: np.stack(points, 1), *progress.curves)
+    arrays = {"of": np.array(_subject(group)), **_named({"runs": runs, "state": state, "curves": curves})}
+    files.make_folder(folder)
+    files.write(folder / f"{_name(group)}_{_short(repr(_keys(runs)))}.npz", _digested(arrays))
 
 
-def _tree(progress: Progress, count: int) -> dict[str, Any]:
-    state = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], progress.state)
-    return {"state": state, "curves": jax.tree.map(lambda *points: np.stack(points, 1), *progress.curves)._asdict()}
-
-
-def _like(group: Group, where: slice, blocks: int) -> dict[str, Any]:
-    """The shapes and types of what `_tree` gives."""
-    runs = jax.tree.map(lambda field: field[where].astype(field.dtype.name.replace("64", "32")), group.runs)
-    state = jax.eval_shape(jax.vmap(partial(training.init, group.arch, group.recipe)), runs)
-    curve = jax.ShapeDtypeStruct((where.stop - where.start, blocks), np.float32)
-    tree = {"state": state, "curves": dict.fromkeys(Metrics._fields, curve)}
-    return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Fails where there is no room for `size` bytes, in the system's own words and before orbax begins to write."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _remove_others(root: Path, blocks: int) -> None:
-    """Removes all but the given blocks; digests go first, as a folder without one counts for nothing."""
-    for path in sorted(root.iterdir(), key=lambda path: path.is_dir()):
-        if path.name.removesuffix(DIGEST) != str(blocks):
+def find(folder: Path, group: Group) -> tuple[Saved, list[Damaged]]:
+    """What is saved of the group's runs, and what is wrong with files that are damaged, which are removed."""
+    count = group.runs.n.size
+    saved, damaged = Saved(np.zeros(count, int), np.zeros(count, int), [None] * count), []
+    files.remove_partials(folder)
+    place = {key: index for index, key in enumerate(_keys(group.runs))}
+    for path in sorted(folder.glob(f"{_name(group)}_*.npz")):
+        try:
+            runs, progress = _read(path, group)
+        except Damaged as error:
+            damaged.append(error)
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+            continue
+        for row, key in enumerate(_keys(runs)):
+            index = place.get(key)
+            if index is not None and len(progress.curves) > saved.blocks[index]:
+                saved.blocks[index], saved.row[index], saved.path[index] = len(progress.curves), row, path
+    return saved, damaged
+
+
+def load(saved: Saved, group: Group, which: np.ndarray) -> Progress | None:
+    """The Progress of runs of which equally many blocks are saved, None where none are; Damaged names a file."""
+    if not np.any(saved.blocks[which]):
+        return None
+    paths = sorted({path for index in which if (path := saved.path[index])})
+    parts = [_read(path, group) for path in paths]
+    starts = dict(zip(paths, np.cumsum([0, *(runs.n.size for runs, _ in parts[:-1])]), strict=True))
+    index = np.array([starts[saved.path[run]] + saved.row[run] for run in which])
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[index], *(progress for _, progress in parts))
+
+
+def _read(path: Path, group: Group) -> tuple[Run, Progress]:
+    """The runs of a file and how far they have come; Damaged where it is not as it was written for such a group."""
+    with files.naming(path):
+        content = path.read_bytes()
+        if hashlib.sha256(memoryview(content)[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
+            raise ValueError("it does not end with its SHA-256")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        if arrays.pop("of").item() != _subject(group):
+            raise ValueError("it holds runs of another architecture or recipe")
+        like = _like(group, *arrays["curves/loss"].shape)
+        files.check_arrays(arrays, _named(like))
+        tree = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in _named(like)])
+        points = zip(*(curve.T for curve in tree["curves"]), strict=True)
+        return tree["runs"], Progress(tree["state"], [Metrics(*point) for point in points])
+
+
+def _like(group: Group, count: int, blocks: int) -> dict[str, Any]:
+    """Shapes and types of what is saved of so many runs after so many blocks."""
+    runs = Run(*(jax.ShapeDtypeStruct((count,), field.dtype) for field in group.runs))
+    one = _like_one(group.arch, group.recipe)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
+    curves = Metrics(*[jax.ShapeDtypeStruct((count, blocks), np.float32)] * len(Metrics._fields))
+    return {"runs": runs, "state": state, "curves": curves}
+
+
+@cache
+def _like_one(arch: Architecture, recipe: Recipe) -> State:
+    run: Any = [jax.ShapeDtypeStruct((), kind) for kind in KINDS]
+    return jax.eval_shape(partial(training.init, arch, recipe), Run(*run))
+
+
+def _named(tree: Any) -> Any:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _digested(arrays: Arrays) -> Callable[[IO[bytes]], Any]:
+    def write_to(file: IO[bytes]) -> None:
+        np.savez(file, allow_pickle=False, **arrays)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.write(digest)
+
+    return write_to
+
+
+def _subject(group: Group) -> str:
+    """What a run's training depends on beside its numbers."""
+    return repr((LAYOUT, group.arch, group.recipe, block_ends(group.recipe.steps).size))
+
+
+def _name(group: Group) -> str:
+    return f"layers={group.arch.layers}_width={group.arch.width}_{_short(_subject(group))}"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _keys(runs: Run) -> list[tuple]:
+    return list(zip(*(field.tolist() for field in runs), strict=True))

@@ -3,31 +3,43 @@
 A table is a dict of columns, one row for each run, ordered by layers, n, beta, learning_rate, seed; so are the curves
 [R, T]. Parameters of all runs of one depth and n are stacked under names such as `layers=2/n=5/q/0/params/head/kernel`.
 A kernel is [W b]; the encoder's first W has one column, which multiplies sum_i x_i, or +-8 (`vae_bit.models.encode`).
-Every loader raises Damaged, naming the file, where one is missing or not as it was written.
+Every loader raises Damaged, naming the file, where one is missing, not as it was written, or not such a table, curves
+or parameters as are said here.
 """
 
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
 from vae_bit import files, limits, models
 from vae_bit.exact import Evaluation
+from vae_bit.files import Damaged
 from vae_bit.models import Architecture, Params
 from vae_bit.presets import Preset
 from vae_bit.sweep import Trained, block_ends
+from vae_bit.training import Recipe
 
 Table = dict[str, np.ndarray]
+Folder = str | os.PathLike[str]
 
 SCHEMA = 2
 KEYS = ("layers", "n", "beta", "learning_rate", "seed")
+STATUS = ("ok", "collapsed", "diverged")
 EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass")
+COLUMNS = (*KEYS, "status", "steps", "loss", "recon", "recon_per_dim", "kl", "limit", "gap", *EXACT)
+WHOLE = {"layers": (1, 64), "n": (1, 2**31 - 1), "seed": (0, 2**32 - 1), "steps": (0, 2**31 - 1)}  # and their bounds
+POSITIVE = ("beta", "learning_rate")
 CURVES = ("loss", "recon", "kl")
 COLLAPSED = 0.01  # nats of mutual information at the top layer
 
@@ -38,6 +50,14 @@ class Contents(NamedTuple):
     rows: Table
     curves: dict[str, np.ndarray]
     params: dict[str, np.ndarray]
+
+
+class Config(files.Digests, kw_only=True):
+    """config.json, as far as it says what was trained."""
+
+    schema: int
+    architecture: Architecture  # of one layer and n = 1
+    recipe: Recipe
 
 
 class SavedRun(NamedTuple):
@@ -108,7 +128,7 @@ def _merge_params(parts: Sequence[Contents], rows: Table, rank: np.ndarray) -> d
 
 
 def write(
-    out: Path, preset: Preset, trained: Sequence[Trained], about: dict[str, Any], earlier: Contents | None = None
+    out: Folder, preset: Preset, trained: Sequence[Trained], about: dict[str, Any], earlier: Contents | None = None
 ) -> Table:
     """Writes the four files into the folder `out`, all or none, and returns the table of the trained and earlier runs.
 
@@ -120,7 +140,7 @@ def write(
         "params.npz": lambda file: np.savez(file, allow_pickle=False, **whole.params),
         "results.csv": lambda file: file.write(_csv(whole.rows).encode()),
     }
-    files.commit(out, config(preset) | about, writers)
+    files.commit(Path(out), config(preset) | about, writers)
     return whole.rows
 
 
@@ -153,34 +173,74 @@ def _leaves(params: Params) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def load(out: Path) -> Contents:
+def read_config(out: Path) -> Config:
+    """config.json; Damaged where it has another schema or says of the training what cannot be."""
+    schema = files.read_config(out, _Schema).schema
+    if schema != SCHEMA:
+        raise Damaged(f"{out / files.CONFIG}: schema {SCHEMA} is expected (saved: {schema})")
+    return files.read_config(out, Config)
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def load(out: Folder) -> Contents:
     """All that the folder holds; Damaged where its files do not fit together."""
-    rows, curves = load_table(out), load_curves(out)
-    with files.checked(out, "params.npz") as path, np.load(path, allow_pickle=False) as file:
-        return Contents(rows, curves, dict(file))
+    rows, curves, arch = load_table(out), load_curves(out), read_config(Path(out)).architecture
+    kinds, counts = np.unique(np.stack([rows["layers"], rows["n"]], 1), axis=0, return_counts=True)
+    with files.checked(Path(out), "params.npz") as path, np.load(path, allow_pickle=False) as file:
+        params, like = dict(file), {}
+        for (layers, n), count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            like |= _like_params(arch, layers, n, count)
+        files.check_arrays(params, like)
+        return Contents(rows, curves, params)
 
 
-def load_table(out: Path) -> Table:
+def load_table(out: Folder) -> Table:
     """results.csv as columns; numbers are float64 or int64, `status` is text."""
-    with files.checked(out, "results.csv") as path, path.open(newline="", encoding="ascii") as file:
+    with files.checked(Path(out), "results.csv") as path, path.open(newline="", encoding="ascii") as file:
         header, *lines = csv.reader(file)
-        columns = zip(*lines, strict=True)
-        return {name: _parse(name, column) for name, column in zip(header, columns, strict=True)}
+        if odd := set(header) ^ set(COLUMNS):
+            raise ValueError(f"column {min(odd)} is {'missing' if min(odd) in COLUMNS else 'unknown'}")
+        if not lines:
+            raise ValueError("it has no rows")
+        columns = dict(zip(header, zip(*lines, strict=True), strict=True))
+        rows = {name: _column(name, columns[name]) for name in COLUMNS}
+        keys = list(zip(*(rows[name].tolist() for name in KEYS), strict=True))
+        if any(one >= other for one, other in pairwise(keys)):
+            raise ValueError(f"its rows are not in the order of {', '.join(KEYS)}, or not all different")
+        return rows
 
 
-def load_curves(out: Path) -> dict[str, np.ndarray]:
+def load_curves(out: Folder) -> dict[str, np.ndarray]:
     """step [T], and sampled loss, recon and kl [R, T] in nats."""
-    with files.checked(out, "curves.npz") as path, np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    count, recipe = load_table(out)["n"].size, read_config(Path(out)).recipe
+    with files.checked(Path(out), "curves.npz") as path, np.load(path, allow_pickle=False) as file:
+        curves, steps = dict(file), block_ends(recipe.steps)
+        curve = jax.ShapeDtypeStruct((count, steps.size), np.float32)
+        files.check_arrays(curves, {"step": steps, **dict.fromkeys(CURVES, curve)})
+        if np.any(curves["step"] != steps):
+            raise ValueError(f"step is not that of {recipe.steps} steps")
+        return curves
 
 
-def _parse(name: str, column: tuple[str, ...]) -> np.ndarray:
+def _column(name: str, texts: tuple[str, ...]) -> np.ndarray:
+    """One column of the table; ValueError where something in it cannot be."""
     if name == "status":
-        return np.array(column)
-    return np.array(column, np.int64 if name in ("layers", "n", "seed", "steps") else np.float64)
+        column, good = np.array(texts), np.isin(texts, STATUS)
+    elif name in WHOLE:
+        column = np.array([int(text) for text in texts])
+        good = (column >= WHOLE[name][0]) & (column <= WHOLE[name][1])
+    else:
+        column = np.array([float(text) for text in texts])
+        good = (column > 0.0) & np.isfinite(column) if name in POSITIVE else np.ones(column.size, bool)
+    if not good.all():
+        raise ValueError(f"{name} {texts[np.argmin(good)]} cannot be")
+    return column
 
 
-def load_run(out: Path, layers: int, n: int, **keys: float) -> SavedRun:
+def load_run(out: Folder, layers: int, n: int, **keys: float) -> SavedRun:
     """The first run of the given depth and n; `seed`, `beta` and `learning_rate` narrow the choice.
 
     Raises KeyError where the folder holds no such run.
@@ -191,21 +251,30 @@ def load_run(out: Path, layers: int, n: int, **keys: float) -> SavedRun:
     if not wanted.any():
         raise KeyError(f"{out}: no run with layers={layers}, n={n}, {keys}")
     index = int(np.flatnonzero(wanted)[0])
-    arch = _load_architecture(out, layers, n)
-    params = _read_params(out, arch, index - int(np.flatnonzero(alike)[0]))
-    return SavedRun({name: column[index].item() for name, column in rows.items()}, arch, params)
+    arch = read_config(Path(out)).architecture
+    params = _read_params(Path(out), arch, layers, n, alike.sum())
+    row = {name: column[index].item() for name, column in rows.items()}
+    arch = dataclasses.replace(arch, layers=layers, width=n)
+    return SavedRun(row, arch, jax.tree.map(lambda leaf: jnp.asarray(leaf[np.sum(alike[:index])]), params))
 
 
-def _load_architecture(out: Path, layers: int, n: int) -> Architecture:
-    config = files.read_config(out)
-    with files.naming(out / files.CONFIG):
-        fields: dict[str, Any] = config["architecture"] | {"layers": layers, "width": n}
-        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return Architecture(**fields)
-
-
-def _read_params(out: Path, arch: Architecture, index: int) -> Params:
-    shapes = models.shapes(arch)
+def _read_params(out: Path, arch: Architecture, layers: int, n: int, count: int) -> Params:
+    """Parameters of all runs of one depth and n."""
     with files.checked(out, "params.npz") as path, np.load(path, allow_pickle=False) as file:
-        leaves = [jnp.asarray(file[_prefix(arch.layers, arch.width) + name][index]) for name in _leaves(shapes)]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        like = _like_params(arch, layers, n, count)
+        arrays = {name: file[name] for name in like.keys() & set(file.files)}
+        files.check_arrays(arrays, like)
+        structure = jax.tree.structure(_shapes(dataclasses.replace(arch, layers=layers)))
+        return jax.tree.unflatten(structure, [arrays[name] for name in like])
+
+
+def _like_params(arch: Architecture, layers: int, n: int, count: int) -> dict[str, np.ndarray]:
+    """Names, shapes and types of the parameters of runs of one depth and n, in arrays that take no memory."""
+    one = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.float32(0), (count, *leaf.shape)),
+        _shapes(dataclasses.replace(arch, layers=layers, width=n)),
+    )
+    return {_prefix(layers, n) + name: leaf for name, leaf in _leaves(one).items()}
+
+
+_shapes = cache(models.shapes)

@@ -47,13 +47,18 @@ class Progress(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who follows a group: `resume` may know how far a chunk came (padded or not), `report` hears of every block."""
+    """Who follows a group of R runs: what is known of each, how far a chunk of them came, and how far it comes now.
 
-    resume: Callable[[slice], Progress | None]
-    report: Callable[[slice, Progress], None]
+    `saved` gives the blocks [R] that each run has come already; `resume` the Progress of runs that have come equally
+    far, None where that is nowhere; `report` hears of every block. Runs are given by their indices in the group.
+    """
+
+    saved: Callable[[Group], np.ndarray]
+    resume: Callable[[np.ndarray], Progress | None]
+    report: Callable[[np.ndarray, Progress], None]
 
 
-UNWATCHED = Watch(lambda runs: None, lambda runs, progress: None)
+UNWATCHED = Watch(lambda group: np.zeros(group.runs.n.size, int), lambda which: None, lambda which, progress: None)
 
 
 class Trained(NamedTuple):
@@ -163,38 +168,42 @@ def _depth(group: Group) -> int:
 
 def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = UNWATCHED) -> Trained:
     """Trains a group chunk by chunk and evaluates it."""
-    pieces = _train_chunks(programs, group, watch)
-    state, curves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    which, *pieces = zip(*_train_chunks(programs, group, watch), strict=True)
+    order = np.argsort(np.concatenate(which))
+    state, curves = (jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *piece) for piece in pieces)
     return Trained(group, state.step, state.finite, curves, state.params, evaluate(state.params, group.runs))
 
 
-def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[State, Metrics]]:
-    """Chunk by chunk, in smaller ones from where the devices run out of memory."""
-    pieces, start, smaller = [], 0, None
-    while start < group.runs.n.size:
+def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[np.ndarray, State, Metrics]]:
+    """Chunk by chunk, each of runs that have come equally far; in smaller ones from where the devices lack memory."""
+    saved = watch.saved(group)
+    left = [np.flatnonzero(saved == blocks) for blocks in np.unique(saved)[::-1]]
+    pieces, smaller = [], None
+    while left:
         if smaller:  # not while the error is handled, as that keeps the large chunk in memory
             programs, smaller = compile_programs(group, smaller), None
-        where = slice(start, min(start + programs.chunk, group.runs.n.size))
+        which, rest = np.split(left[0], [programs.chunk])
         try:
-            pieces.append(_train_chunk(programs, group, where, watch))
-            start = where.stop
+            pieces.append((which, *_train_chunk(programs, group, which, watch)))
+            left[:1] = [rest] if rest.size else []
         except jax.errors.JaxRuntimeError as error:
             smaller = halved(group, programs.chunk, error)
     return pieces
 
 
-def _train_chunk(programs: Programs, group: Group, where: slice, watch: Watch) -> tuple[State, Metrics]:
-    count = where.stop - where.start
-    runs = padded(group.runs, where, programs.chunk)
-    state, curves = watch.resume(where) or Progress(programs.init(runs), [])
+def _train_chunk(programs: Programs, group: Group, which: np.ndarray, watch: Watch) -> tuple[State, Metrics]:
+    every = slice(0, which.size)
+    runs = padded(jax.tree.map(lambda field: field[which], group.runs), every, programs.chunk)
+    state, curves = watch.resume(which) or Progress(programs.init(runs), [])
     if curves:
-        state = jax.tree.map(lambda leaf: leaf[indices(slice(0, count), programs.chunk)], state)
+        state = jax.tree.map(lambda leaf: leaf[indices(every, programs.chunk)], state)
     ends = block_ends(group.recipe.steps)
     for steps in np.diff(ends, prepend=0).astype(np.int32)[len(curves) :]:
         state, metrics = programs.advance(state, runs, steps)
-        curves = [*curves, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], metrics)]
-        watch.report(where, Progress(state, curves))
-    state = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], state)
+        curves = [*curves, jax.tree.map(lambda leaf: np.asarray(leaf)[every], metrics)]
+        watch.report(which, Progress(state, curves))
+    # Whoever waits for the other chunks needs no moments, which are twice as large as the parameters.
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[every], state._replace(optimizer=None))
     return state, jax.tree.map(lambda *points: _last_finite(np.stack(points, 1)), *curves)
 
 
