@@ -3,7 +3,6 @@
 python -m experiments.sweep --n=1,5,1000
 """
 
-import dataclasses
 import importlib.metadata
 import shlex
 import shutil
@@ -25,11 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import figures, folder, options
-from experiments.keeper import Keeper, Stopped
+from experiments.keeper import Keeper
 from experiments.options import BadInput, Choice, Fault, Location, Number, Numbers, define, say
+from experiments.signals import Signals, Stopped
 from vae_bit import files, results, sweep
 from vae_bit.noise import Kind
-from vae_bit.presets import PRESETS, Preset
+from vae_bit.presets import PRESETS, Preset, override
 from vae_bit.programs import Group
 from vae_bit.sweep import Progress, Trained
 from vae_bit.training import Objective
@@ -86,19 +86,22 @@ def main() -> int:
     out = Path(FLAGS.out) if FLAGS.out else folder.new()
     resume = FLAGS.resume and folder.begun(out)
     fresh = None if resume else order()
+    signals = Signals()
     with folder.opened(out, resume):
         if FLAGS.resume and not resume:
             print(f"notice: --resume: no sweep has begun in {out} yet; this one begins", file=sys.stderr)
         try:
-            rows = carry_out(fresh or resumed_order(out), out)
+            rows = carry_out(fresh or resumed_order(out), out, signals)
         except Stopped as stop:
             print(f"stopped by {stop.signal.name}; {how_to_resume(out)}", file=sys.stderr)
             return 128 + stop.signal
+        finally:
+            signals.restore()
     say(f"{rows['n'].size} runs in {time.perf_counter() - start:.0f} s: {out}")
     return int(np.all(rows["status"] == "diverged"))
 
 
-def carry_out(order: Order, out: Path) -> results.Table:
+def carry_out(order: Order, out: Path, signals: Signals) -> results.Table:
     """Trains what the folder lacks, writes it and shows everything that there is then."""
     earlier = folder.load_results(out)
     settings, stages = order.config["settings"], order.config["stages"]
@@ -106,7 +109,10 @@ def carry_out(order: Order, out: Path) -> results.Table:
         groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
     if groups:
         files.write_config(out, order.config)
-        rows = results.write(out, order.preset, train(groups, out), order.config, earlier)
+        signals.install()
+        trained = train(groups, out, signals)
+        with signals.held():
+            rows = results.write(out, order.preset, trained, order.config, earlier)
     else:
         rows = results.load_table(out)
         say(f"nothing left to train in {out}")
@@ -114,13 +120,13 @@ def carry_out(order: Order, out: Path) -> results.Table:
     show(rows)
     curves = results.load_curves(out)
     files.write(out / "summary.png", lambda file: figures.save(figures.summary(rows, curves), file, "png"))
+    signals.release()  # one that came while Python could not raise, as in a destructor
     return rows
 
 
-def train(groups: list[Group], out: Path) -> list[Trained]:
+def train(groups: list[Group], out: Path, signals: Signals) -> list[Trained]:
     """Trains the groups, keeping their work in the folder."""
-    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every)
-    keeper.stop_on_signals()
+    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every, signals)
     with progress_bars(groups) as reports:
         watches = [keeper.watch(group, report) for group, report in zip(groups, reports, strict=True)]
         try:
@@ -183,7 +189,7 @@ def chosen_preset() -> Preset:
     preset = PRESETS[FLAGS.preset]
     given = {name: FLAGS[name].value for name in OVERRIDES if FLAGS[name].value is not None}
     try:
-        return preset._replace(recipe=dataclasses.replace(preset.recipe, **given))
+        return override(preset, **given)
     except ValueError as error:
         raise BadInput(f"--{error}") from error
 

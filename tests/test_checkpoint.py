@@ -26,10 +26,14 @@ def progress(group, blocks, which=WHICH, padding=2):
     """Random bits in the shapes of the runs and two of padding."""
     rng = np.random.default_rng(blocks)
     like = checkpoint._like(group, which.size, blocks)["state"]
-    state = jax.tree.map(
-        lambda leaf: rng.integers(0, 255, (which.size + padding, *leaf.shape[1:], 4), np.uint8).view(leaf.dtype)[..., 0],
-        like,
-    )
+
+    def draw(leaf):
+        shape = (which.size + padding, *leaf.shape[1:])
+        if leaf.dtype == bool:
+            return rng.integers(0, 2, shape).astype(bool)
+        return rng.integers(0, 255, (*shape, 4), np.uint8).view(leaf.dtype)[..., 0]
+
+    state = jax.tree.map(draw, like)
     curves = [Metrics(*rng.normal(size=(3, which.size)).astype(np.float32)) for _ in range(blocks)]
     return Progress(state, curves)
 

@@ -120,17 +120,6 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_mask_leaves_the_padding_out_of_value_and_gradient(call):
-    x, q, p = jnp.array([1.0, 0.0, 1.0]), normal(jnp.float32), normal(jnp.float32, (1.0, 1.0, 0.0), (0.5, 2.0, 1.0))
-    short = jax.tree.map(lambda leaf: leaf[:2], (x, q, p))
-    for mask in jnp.array([1.0, 1.0, 0.0]), jnp.array([True, True, False]), np.array([1, 1, 0]):
-        np.testing.assert_allclose(call(x, q, p, mask=mask), call(*short), rtol=1e-6)
-    padding = jax.grad(lambda q: call(x, q, p, mask=jnp.array([1.0, 1.0, 0.0])))(q)
-    np.testing.assert_array_equal(padding.mean[2], 0.0)
-    np.testing.assert_array_equal(padding.std[2], 0.0)
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_leading_axes_are_a_batch_under_vmap_and_broadcasting(call):
     key = jax.random.split(jax.random.key(0), 3)
     x = (jax.random.uniform(key[0], (4, 3)) > 0.5).astype(jnp.float32)
@@ -187,10 +176,8 @@ def test_extreme_divergences_match_float64():
         (lambda: normal_entropy(Normal(jnp.zeros(3), jnp.ones(1))), ValueError, (r"mean .*\(3,\)", r"std \(1,\)")),
         (lambda: normal_kl_standard(Normal(jnp.zeros(2), jnp.ones(3))), ValueError, (r"\(2,\)", r"\(3,\)")),
         (lambda: normal_kl(standard_normal((2,)), standard_normal((3,))), ValueError, ("q_mean", "p_mean")),
-        (lambda: normal_kl_standard(standard_normal((3,)), jnp.ones(2)), ValueError, ("event", "mask")),
         (lambda: normal_sample(standard_normal((2,)), jnp.zeros(3)), ValueError, ("mean", "eps")),
         (lambda: bernoulli_log_prob(jnp.zeros(5), jnp.zeros(1)), ValueError, (r"x .*\(5,\)", r"logits \(1,\)")),
-        (lambda: bernoulli_log_prob(jnp.zeros(5), jnp.zeros(5), jnp.ones(4)), ValueError, ("x", r"mask \(4,\)")),
         (lambda: bernoulli_log_prob(jnp.ones(5, int), jnp.zeros(5)), TypeError, ("x is int32", "logits is float32")),
         (lambda: bernoulli_kl(jnp.ones(5, bool), jnp.zeros(5)), TypeError, ("q_logits is bool", "p_logits is float32")),
     ],

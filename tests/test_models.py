@@ -155,7 +155,7 @@ def test_recon_and_its_gradient_in_blocks_of_dimensions(tiny, monkeypatch, logit
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_share_of_ancestral_samples_that_are_data_points(trained, layers):
-    group, _, _, params, evaluation = trained[layers - 1]
+    group, params, evaluation = (getattr(trained[layers - 1], name) for name in ("group", "params", "evaluation"))
     count = 200_000
     draw = jax.jit(functools.partial(models.sample, group.arch, count=count))
     for index in np.flatnonzero(np.isfinite(evaluation.loss)):

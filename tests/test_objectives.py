@@ -126,3 +126,41 @@ def test_free_bits_are_one_bit_in_all(step, tiny, layers):
 def test_recipes_that_mean_nothing_are_refused(tiny, fields, words):
     with pytest.raises(ValueError, match=words):
         replace(tiny["default"].recipe, **fields)
+
+
+NARROW = 0.1  # standard deviation of p(z_l | z_{l+1})
+
+
+def linear_gaussian(arch):
+    """Parameters in float64 of z_L ~ N(0, 1), p(z_l | z_{l+1}) = N(z_{l+1}, NARROW^2), x apart from z, and the exact q.
+
+    q(z_{l+1} | z_l) = N(g z_l, g NARROW^2), g = v_{l+1} / v_l, where v_l = 1 + (L - l) NARROW^2 is z_l's variance.
+    """
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), models.shapes(arch))
+    variance = [1.0 + (arch.layers - l) * NARROW**2 for l in range(1, arch.layers + 1)]
+    params["q"][0]["params"]["head"]["kernel"][1, -1] = 0.5 * np.log(variance[0])
+    for l, (p, q) in enumerate(zip(params["p"][1:], params["q"][1:], strict=True)):
+        gain = variance[l + 1] / variance[l]
+        p["params"]["head"]["kernel"][1, -1] = 1.0 + np.log(NARROW)
+        q["params"]["head"]["kernel"][1, -1] = 1.0 + np.log(NARROW) + 0.5 * np.log(gain)
+        q["params"]["mlp"]["hidden_0"]["kernel"][0, 0] = 1e-4  # so small that tanh is the identity
+        q["params"]["head"]["kernel"][0, 0] = (gain - 1.0) / 1e-4
+    return params
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_at_the_exact_posterior_the_path_gradient_has_no_variance(tiny, layers):
+    """Held by its values instead of its parameters, q(z_2 | z_1) would lose a term of standard deviation 10."""
+    arch = replace(tiny["default"].architecture, layers=layers, width=3)
+    recipe = replace(tiny["default"].recipe, noise="iid", samples=1, kl="sampled")
+    with jax.enable_x64(True):
+        params, run = jax.tree.map(jnp.asarray, linear_gaussian(arch)), RUN._replace(beta=jnp.float64(1))
+
+        def spread(objective):
+            loss = functools.partial(training.sampled_loss, arch, replace(recipe, objective=objective))
+            gradients = jax.vmap(lambda step: jax.grad(lambda p: loss(p, step, run)[0])(params)["q"])
+            return np.std(flat(jax.jit(gradients)(jnp.arange(500))), 0)
+
+        plain, path = spread("elbo"), spread("path")
+    assert plain[: arch.layers].max() > 0.5
+    assert path.max() < 1e-4 * plain.max()

@@ -124,7 +124,7 @@ def test_files_and_curves(folder, trained, tiny):
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_every_run_reads_back(folder, trained, layers):
-    group, _, _, params, _ = trained[layers - 1]
+    group, params = trained[layers - 1].group, trained[layers - 1].params
     for index, (n, seed, beta, rate) in enumerate(zip(*(field.tolist() for field in group.runs), strict=True)):
         saved = results.load_run(folder, layers, n, seed=seed, beta=beta, learning_rate=rate)
         own = models.unpad(jax.tree.map(lambda leaf, i=index: leaf[i], params), n)

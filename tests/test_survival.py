@@ -20,6 +20,7 @@ import pytest
 from commands import Command
 
 from experiments import folder, keeper
+from experiments.signals import Signals
 from vae_bit import checkpoint, results, sweep
 from vae_bit.programs import Programs, chunks, compile_evaluate, compile_programs
 from vae_bit.sweep import Progress
@@ -312,7 +313,7 @@ def test_a_diverged_run_is_a_warning_and_all_of_them_a_failure(work, done):
     rows, curves = results.load_table(work / "some"), results.load_curves(work / "some")
     assert rows["status"].tolist() == ["ok", "diverged"]
     assert rows["loss"][0] == results.load_table(work / "done")["loss"][0]
-    assert 0 < rows["steps"][1] < rows["steps"][0] == 40
+    assert rows["steps"].tolist() == [40, 0]
     assert all(np.all(np.isfinite(curve)) for curve in curves.values())
     every = Command(work, "sweep", "--n=1", "--layers=1", "--steps=40", "--seeds=2", "--learning_rate=1e30").wait()
     assert every.status == 1
@@ -370,7 +371,7 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
     now, log = clock
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=4))
     (group,) = sweep.plan(preset, [1], [1], [1], [1], range(9))
-    watch = keeper.Keeper(tmp_path, 30.0).watch(group, lambda *_: None)
+    watch = keeper.Keeper(tmp_path, 30.0, Signals()).watch(group, lambda *_: None)
     for start, seconds in ((0, 1.0), (1, 1.0), (2, 12.0), (3, 2.0), (4, 1.0)):
         watch.resume(slice(start, start + 1))
         for blocks in range(1, 6):
@@ -378,36 +379,6 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
             watch.report(slice(start, start + 1), progress(blocks))
     # time, first run and blocks of each save: one took a second, so the next finished chunks wait for 30 s to pass
     assert log == [(5.0, 0, 5), (47.0, 1, 5), (48.0, 2, 3), (79.0, 2, 5), (80.0, 3, 3)]
-
-
-@pytest.fixture
-def handlers():
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in keeper.SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_a_signal_waits_for_the_block_and_a_second_one_does_not(tiny, clock, handlers, tmp_path, capfd):
-    (group,) = sweep.plan(tiny["default"], [1], [1], [1], [1], range(2))
-    kept = keeper.Keeper(tmp_path, 30.0)
-    kept.stop_on_signals()
-    watch = kept.watch(group, lambda *_: None)
-    watch.resume(slice(0, 1))
-    signal.raise_signal(signal.SIGINT)
-    assert {signal.getsignal(number) for number in keeper.SIGNALS} == {signal.SIG_DFL}
-    assert clock[1] == []
-    with pytest.raises(keeper.Stopped) as stop:
-        watch.report(slice(0, 1), progress(1))
-    assert stop.value.signal == signal.SIGINT
-    assert clock[1] == [(0.0, 0, 1)]
-    assert "second signal" in capfd.readouterr().err
-
-
-def test_a_signal_between_blocks_stops_at_once(handlers, tmp_path):
-    keeper.Keeper(tmp_path, 30.0).stop_on_signals()
-    with pytest.raises(keeper.Stopped):
-        signal.raise_signal(signal.SIGTERM)
 
 
 THE_PARAMETERS: Any = lambda params, runs: params  # noqa: E731 - in place of the exact evaluation
@@ -422,8 +393,8 @@ def small_memory(monkeypatch):
         sizes.append(chunks(group, chunk)[0].stop)
 
         def init(runs):
-            moment = jnp.zeros((runs.n.size, 1))
-            return State(jnp.zeros(runs.n.size, jnp.int32), {"q": [runs.seed]}, moment, moment)
+            step, finite = jnp.zeros(runs.n.size, jnp.int32), jnp.ones(runs.n.size, bool)
+            return State(step, finite, {"q": [runs.seed]}, jnp.zeros((runs.n.size, 1)))
 
         def advance(state, runs, steps):
             if sizes[-1] > most and state.step[0] > 1 and 5 in runs.seed:
@@ -474,7 +445,7 @@ def wide(tiny, quick_compile):
 def test_three_of_64_runs_diverge_and_change_no_bit_of_the_others(wide):
     group, programs, healthy = wide
     bad = np.isin(np.arange(64), (0, 21, 63))
-    rate = np.where(bad, 1e30, group.runs.learning_rate)
+    rate = np.where(bad, 1e18, group.runs.learning_rate)
     mixed = sweep.train(group._replace(runs=group.runs._replace(learning_rate=rate)), *programs)
     for mine, theirs in zip(jax.tree.leaves(mixed[1:]), jax.tree.leaves(healthy[1:]), strict=True):
         np.testing.assert_array_equal(mine[~bad], theirs[~bad])

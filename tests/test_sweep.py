@@ -180,10 +180,35 @@ def test_what_comes_back_is_numpy_in_double_precision(trained):
 def test_a_diverged_run_stops_and_leaves_the_others_alone(trained):
     for group in trained:
         sane = group.group.runs.learning_rate < 1.0
-        np.testing.assert_array_equal(np.isfinite(group.evaluation.loss), sane)
+        np.testing.assert_array_equal(group.finite, sane)
+        assert np.isfinite(group.evaluation.loss).all()  # of the parameters before the step that was not taken
         np.testing.assert_array_equal(group.steps == group.group.recipe.steps, sane)
         assert np.all(np.isfinite(jax.tree.leaves(group.curves)))
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(group.params))
         pays = sane & (group.group.runs.n > group.group.runs.beta)  # to encode
         start, end = group.curves.loss[pays, 0], group.curves.loss[pays, -10:].mean(1)
         assert np.all(end < start)
+
+
+@pytest.mark.parametrize(
+    "axis, value, words",
+    [
+        ("seeds", 8, "seeds: got 8, expected a sequence of distinct integers from 0"),
+        ("seeds", [1, -1], "expected distinct integers from 0 to"),
+        ("seeds", [2**32], "seeds: got .4294967296., expected distinct integers from 0 to"),
+        ("n", [5, 5], "n: got .5, 5., expected distinct integers from 1 to"),
+        ("n", [0], "n: got .0., expected distinct integers from 1 to"),
+        ("n", [1.5], "n: got .1.5., expected distinct integers from 1 to"),
+        ("n", [], "n: got .., expected a sequence of distinct integers"),
+        ("layers", [0], "layers: got .0., expected distinct integers from 1 to"),
+        ("beta", [0.0], "beta: got .0.0., expected distinct numbers from 1.17549e-38 to"),
+        ("beta", [1.0, -1.0], "beta: got .1.0, -1.0., expected distinct numbers from"),
+        ("beta", [np.nan], "beta: got .nan., expected distinct numbers from"),
+        ("learning_rate", [np.inf], "learning_rate: got .inf., expected distinct numbers from"),
+        ("learning_rate", ["fast"], "learning_rate: got .'fast'., expected distinct numbers from"),
+    ],
+)
+def test_a_plan_refuses_what_could_only_fail_later(tiny, axis, value, words):
+    grid = {"layers": [1], "n": [5], "beta": [1.0], "learning_rate": [1e-2], "seeds": range(2)}
+    with pytest.raises(ValueError, match=words):
+        sweep.plan(tiny["default"], **grid | {axis: value})

@@ -150,7 +150,7 @@ def test_the_sampled_loss_is_the_weighted_mean_over_nodes(tiny, name, layers, ki
 @pytest.mark.parametrize("kind", ["iid", "lattice", "trapezoid"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_mean_of_the_sampled_loss_is_the_exact_loss(trained, layers, kind):
-    group, _, _, params, evaluation = trained[layers - 1]
+    group, params, evaluation = (getattr(trained[layers - 1], name) for name in ("group", "params", "evaluation"))
     index = int(np.nanargmax(evaluation.mutual_information))
     this = jax.tree.map(lambda field: field[index], group.runs)
     params = jax.tree.map(lambda leaf: leaf[index], params)

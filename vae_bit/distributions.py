@@ -1,19 +1,23 @@
 """Log densities, divergences and reparameterised draws, of one example.
 
 Events lie on the last axis and are summed over it, leading axes broadcast: a latent of size d has shape [..., d] and
-its log density [...]. A `mask` [..., d] (1 counts, 0 does not) leaves padding out of the sum; padded numbers must be
-finite. Everything is in nats, in the dtype of the input (float32 or float64), and nothing is averaged. Arrays of
-different dtypes raise TypeError, shapes that do not fit ValueError.
+its log density [...]. A `mask` (True or 1 counts, False or 0 does not) leaves padding out of the sum: what it hides,
+be it NaN, touches neither value nor gradient. It broadcasts to the events, [d] or [..., d] or [..., 1], or counts whole
+events, [...]; where a shape could mean either it is refused. Everything is in nats and nothing is averaged. Arrays of
+different dtypes raise TypeError, shapes that do not fit ValueError. Results are in the dtype of the input, float32 or
+float64; sums over narrower numbers (bfloat16, float16) are made, and returned, in float32.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from numpy.lib.array_utils import normalize_axis_tuple
 
-from vae_bit.checks import agree
+from vae_bit.checks import Axes, agree, fit_mask
 
 LOG_2PI = 1.8378770664093453
 
@@ -37,14 +41,20 @@ def standard_normal(shape: tuple[int, ...], dtype=None) -> Normal:
 def normal_sample(q: Normal, eps: ArrayLike) -> Array:
     """Reparameterised draw z = mean + std * eps, eps ~ N(0, 1) (Kingma and Welling 2014, section 2.4).
 
-    q [..., d], eps [..., d] -> [..., d], all broadcast: eps [K, d] gives K draws, differentiable in mean and std.
+    q [..., d], eps [..., d] -> [..., d]: eps [K, d] gives K draws, differentiable in mean and std and of their dtype,
+    bfloat16 too. Arrays of one rank, such as scalar latents on a grid, broadcast along every axis; of unlike rank, all
+    but the first (ValueError).
 
     >>> q = Normal(jnp.array([1.0, 2.0]), jnp.array([0.5, 1.0]))
     >>> normal_sample(q, jnp.array([[0.0, 0.0], [2.0, -1.0]])).tolist()
     [[1.0, 2.0], [2.0, 1.0]]
     """
-    mean, std, eps = agree(None, mean=q.mean, std=q.std, eps=eps)
-    return mean + std * eps
+    dtype = jnp.result_type(q.mean, q.std, eps)
+    arrays = {"mean": q.mean, "std": q.std, "eps": eps}
+    mean, std, eps = agree(None, **arrays)
+    if len({jnp.ndim(array) for array in arrays.values()} - {0}) > 1:
+        agree(**{name: array for name, array in arrays.items() if jnp.ndim(array) > 0})
+    return (mean + std * eps).astype(dtype)
 
 
 def normal_log_prob(z: ArrayLike, p: Normal, mask: ArrayLike | None = None) -> Array:
@@ -53,9 +63,12 @@ def normal_log_prob(z: ArrayLike, p: Normal, mask: ArrayLike | None = None) -> A
     >>> print(f"{normal_log_prob(jnp.array([0.0, 1.0]), standard_normal((2,))):.4f}")
     -2.3379
     """
-    z, mean, std = agree(z=z, mean=p.mean, std=p.std)
-    standardised = (z - mean) / std
-    return _total(-0.5 * (jnp.square(standardised) + LOG_2PI) - jnp.log(std), mask)
+
+    def term(z: Array, mean: Array, std: Array) -> Array:
+        standardised = (z - mean) / std
+        return -0.5 * (jnp.square(standardised) + LOG_2PI) - jnp.log(std)
+
+    return _total(term, mask, z=z, mean=p.mean, std=p.std)
 
 
 def normal_entropy(q: Normal, mask: ArrayLike | None = None) -> Array:
@@ -64,8 +77,7 @@ def normal_entropy(q: Normal, mask: ArrayLike | None = None) -> Array:
     >>> print(f"{normal_entropy(standard_normal((1,))):.4f}")
     1.4189
     """
-    _, std = agree(mean=q.mean, std=q.std)
-    return _total(jnp.log(std) + 0.5 * (1.0 + LOG_2PI), mask)
+    return _total(lambda mean, std: jnp.log(std) + 0.5 * (1.0 + LOG_2PI), mask, mean=q.mean, std=q.std)
 
 
 def normal_kl(q: Normal, p: Normal, mask: ArrayLike | None = None) -> Array:
@@ -75,10 +87,13 @@ def normal_kl(q: Normal, p: Normal, mask: ArrayLike | None = None) -> Array:
     >>> print(f"{normal_kl(q, p):.4f}")
     0.4431
     """
-    q_mean, q_std, p_mean, p_std = agree(q_mean=q.mean, q_std=q.std, p_mean=p.mean, p_std=p.std)
-    ratio = q_std / p_std
-    shift = (q_mean - p_mean) / p_std
-    return _total(0.5 * (jnp.square(ratio) + jnp.square(shift) - 1.0) - jnp.log(ratio), mask)
+
+    def term(q_mean: Array, q_std: Array, p_mean: Array, p_std: Array) -> Array:
+        ratio = q_std / p_std
+        shift = (q_mean - p_mean) / p_std
+        return 0.5 * (jnp.square(ratio) + jnp.square(shift) - 1.0) - jnp.log(ratio)
+
+    return _total(term, mask, q_mean=q.mean, q_std=q.std, p_mean=p.mean, p_std=p.std)
 
 
 def normal_kl_standard(q: Normal, mask: ArrayLike | None = None) -> Array:
@@ -87,15 +102,29 @@ def normal_kl_standard(q: Normal, mask: ArrayLike | None = None) -> Array:
     >>> print(f"{normal_kl_standard(Normal(jnp.array([3.0, 0.0]), jnp.ones(2))):.4f}")
     4.5000
     """
-    mean, std = agree(mean=q.mean, std=q.std)
-    return _total(0.5 * (jnp.square(mean) + jnp.square(std) - 1.0) - jnp.log(std), mask)
+
+    def term(mean: Array, std: Array) -> Array:
+        return 0.5 * (jnp.square(mean) + jnp.square(std) - 1.0) - jnp.log(std)
+
+    return _total(term, mask, mean=q.mean, std=q.std)
 
 
-def _total(terms: Array, mask: ArrayLike | None) -> Array:
+def _total(term: Callable[..., Array], mask: ArrayLike | None, axis: Axes = -1, **arrays: ArrayLike) -> Array:
+    """The sum over `axis` of term(*arrays), times the mask.
+
+    What the mask hides is replaced before the arithmetic, by 1, where every term and its derivatives are finite: the
+    derivative of a NaN that is only left out of the sum is 0 * NaN.
+    """
+    given = agree(axis, **arrays)
     if mask is None:
-        return jnp.sum(terms, axis=-1)
-    terms, mask = agree(event=terms, mask=jnp.asarray(mask, terms.dtype))
-    return jnp.sum(mask * terms, axis=-1)
+        return jnp.sum(term(*given), axis)
+    event = jnp.broadcast_shapes(*(array.shape for array in given))
+    mask = fit_mask(mask, event, axis).astype(jnp.result_type(*given))
+    from_last = tuple(
+        i - len(event) for i in normalize_axis_tuple(axis, len(event))
+    )  # the mask may lead with more axes
+    *given, mask = agree(None, **dict(zip(arrays, given, strict=True)), mask=mask)
+    return jnp.sum(mask * term(*(jnp.where(mask == 0.0, 1.0, array) for array in given)), from_last)
 
 
 @jax.custom_jvp
@@ -114,27 +143,61 @@ def _softplus_jvp(primals, tangents):
     return softplus(x), jax.nn.sigmoid(x) * dx
 
 
-def bernoulli_log_prob(x: ArrayLike, logits: Array, mask: ArrayLike | None = None, axis: int = -1) -> Array:
+def bernoulli_log_prob(x: ArrayLike, logits: Array, mask: ArrayLike | None = None, axis: Axes = -1) -> Array:
     """ln Bernoulli(x; sigmoid(logits)) = sum_i x_i logit_i - softplus(logit_i), summed over `axis`: [..., n] -> [...].
 
-    x is of the logits' dtype, in [0, 1].
+    x is of the logits' dtype, in [0, 1]. An image's axes are a tuple: axis = (-3, -2, -1). A logit may be infinite: a
+    bit that is then certain costs nothing, and one that is then impossible makes the sum -inf.
 
     >>> x, logits = jnp.array([1.0, 0.0, 1.0]), jnp.array([0.0, 0.0, -1e4])
     >>> print(f"{bernoulli_log_prob(x, logits, mask=jnp.array([1, 1, 0])):.4f}")
     -1.3863
     """
-    if mask is None:
-        x, logits = agree(axis, x=x, logits=logits)
-        return jnp.sum(x * logits - softplus(logits), axis)
-    x, logits, mask = agree(axis, x=x, logits=logits, mask=jnp.asarray(mask, jnp.result_type(logits)))
-    return jnp.sum(mask * (x * logits - softplus(logits)), axis)
+    return _total(_log_bernoulli, mask, axis, x=x, logits=logits)
+
+
+@jax.custom_jvp
+def _log_bernoulli(x: Array, logits: Array) -> Array:
+    """x logit - softplus(logit) as -m |logit| - ln(1 + e^-|logit|), m the mass of x on the less likely bit.
+
+    Nothing cancels, so a likely bit keeps its digits at any logit, and m = 0 at an infinite one is a limit of 0.
+    """
+    m = jnp.where(logits > 0.0, 1.0 - x, x)
+    size = jnp.abs(logits)
+    return -m * jnp.where(m == 0.0, 0.0, size) - jnp.log1p(jnp.exp(-size))
+
+
+@_log_bernoulli.defjvp
+def _log_bernoulli_jvp(primals, tangents):
+    (x, logits), (dx, dlogits) = primals, tangents
+    slope = jnp.where(jnp.isinf(logits), 0.0, logits)  # x does not move where its logit is infinite
+    return _log_bernoulli(x, logits), (x - jax.nn.sigmoid(logits)) * dlogits + slope * dx
 
 
 def bernoulli_kl(q_logits: Array, p_logits: Array, mask: ArrayLike | None = None) -> Array:
     """KL(q || p) = sum_i sigmoid(a_i) (a_i - b_i) - softplus(a_i) + softplus(b_i) of logits a, b: [..., n] -> [...].
 
+    Logits may be infinite: the divergence of a certain bit is finite unless p excludes it, and 0 where p is as certain.
+
     >>> print(f"{bernoulli_kl(jnp.array([1e4, 0.0]), jnp.zeros(2)):.4f}")
     0.6931
     """
-    a, b = agree(q_logits=q_logits, p_logits=p_logits)
-    return _total(jax.nn.sigmoid(a) * (a - b) - softplus(a) + softplus(b), mask)
+    return _total(_bernoulli_kl, mask, q_logits=q_logits, p_logits=p_logits)
+
+
+@jax.custom_jvp
+def _bernoulli_kl(a: Array, b: Array) -> Array:
+    """sum over both bits of q(bit) (ln q(bit) - ln p(bit)), where a bit of no mass counts nothing."""
+    one, zero = jax.nn.sigmoid(a), jax.nn.sigmoid(-a)
+    kl_one = one * jnp.where(one == 0.0, 0.0, softplus(-b) - softplus(-a))
+    kl_zero = zero * jnp.where(zero == 0.0, 0.0, softplus(b) - softplus(a))
+    excluded = jnp.isinf(b) & ((a < b) | (a > b))  # p is certain and q is not, though its mass may round to 0
+    return jnp.where(excluded, jnp.inf, kl_one + kl_zero)
+
+
+@_bernoulli_kl.defjvp
+def _bernoulli_kl_jvp(primals, tangents):
+    (a, b), (da, db) = primals, tangents
+    variance = jax.nn.sigmoid(a) * jax.nn.sigmoid(-a)
+    by_a = variance * jnp.where(variance == 0.0, 0.0, a - b)
+    return _bernoulli_kl(a, b), by_a * da + (jax.nn.sigmoid(b) - jax.nn.sigmoid(a)) * db

@@ -4,24 +4,32 @@ An `elbo`, like every bound on ln p(x) here, is to be raised; a `loss` is to be 
 divergence is kl_l. Latents may be scalars, vectors or chains of either: these functions see only log densities.
 
 One number serves all bounds that draw K times: the log weight ln w_k = ln p(x, z_k) - ln q(z_k | x), which is
-`elbo(log_likelihood, kl)` when kl holds a `sampled_kl` for each layer. Draws lie on the last axis, [..., K] -> [...].
+`elbo(log_likelihood, kl)` when kl holds a `sampled_kl` for each layer. Draws lie on `axis`, the last one unless given:
+[..., K] -> [...]. A tuple stands for a product grid of nodes, axis = (-2, -1) for [..., K_1, K_2].
 
-A `weight` [K] from `vae_bit.noise` may replace the equal weights 1 / K. It has two uses. Across bounds,
+A `weight` [K] from `vae_bit.noise` may replace the equal weights 1 / K; it has the draws' axes alone, or as many as
+what it weighs. A draw of weight 0 touches neither value nor gradient. It has two uses. Across bounds,
 `average(bound [M], weight [M])` is the expectation of any bound here, each on draws of its own. Inside one,
 `iwae(log_weight, weight)` is ln of a quadrature of p(x): a bound too, since E[sum_k weight_k w_k] = p(x) still, and a
 tighter one than K independent draws give (Buchholz, Wenzel and Mandt 2018).
+
+Results are in the dtype of the input, float32 or float64; narrower numbers (bfloat16, float16) are summed, and
+returned, in float32.
 """
 
+import functools
 import math
-from collections.abc import Callable
-from typing import TypeVar
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from numpy.lib.array_utils import normalize_axis_tuple
 
-from vae_bit.checks import agree
+from vae_bit.checks import Axes, agree, same_shape
 from vae_bit.distributions import Normal, normal_entropy, normal_kl_standard, normal_log_prob
 
 Latents = TypeVar("Latents")
@@ -65,6 +73,22 @@ def path_kl(z: Array, q: Normal, p: Normal) -> Array:
     >>> kl = lambda m: path_kl(z(m), Normal(m, jnp.ones(1)), Normal(jnp.zeros(1), jnp.ones(1)))
     >>> jax.grad(kl)(jnp.zeros(1)).tolist()
     [0.0]
+
+    It holds the mean and std of q constant, which is right for q(z_1 | x) alone. In a chain those of q(z_2 | z_1)
+    depend on the draw z_1 too, and that dependence must stay: hold the parameters of every q constant instead, evaluate
+    it at the same draws, and take `sampled_kl`. Held by its values, q(z_2 | z_1) loses d ln q(z_2 | z_1) / dz_1, whose
+    mean is 0 and whose variance is large where q is narrow. Here p(z_2) = N(0, 1) and p(z_1 | z_2) = N(z_2, 1):
+
+    >>> def kl(m, eps):  # q(z_1) = N(m_1, 2), q(z_2 | z_1) = N(m_2 z_1, 1 / 2)
+    ...     def q(m, z_1):
+    ...         return Normal(m[:1], jnp.sqrt(jnp.full(1, 2.0))), Normal(m[1:] * z_1, jnp.sqrt(jnp.full(1, 0.5)))
+    ...     z_1 = normal_sample(q(m, jnp.zeros(1))[0], eps[:1])
+    ...     z_2 = normal_sample(q(m, z_1)[1], eps[1:])
+    ...     q_1, q_2 = q(jax.lax.stop_gradient(m), z_1)
+    ...     p_1, p_2 = Normal(z_2, jnp.ones(1)), Normal(jnp.zeros(1), jnp.ones(1))
+    ...     return sampled_kl(z_1, q_1, p_1) + sampled_kl(z_2, q_2, p_2)
+    >>> jax.grad(kl)(jnp.array([0.0, 0.5]), jnp.array([0.7, -1.3])).round(5).tolist()  # q is the posterior
+    [0.0, 0.0]
     """
     return sampled_kl(z, jax.lax.stop_gradient(q), p)
 
@@ -83,79 +107,144 @@ def free_bits(kl: Array, floor: ArrayLike) -> Array:
 
     Kingma et al. (2016), equation 15, where kl is the mean over the minibatch of each group's KL: average first. For
     the KL of each latent dimension pass `normal_kl_standard` a Normal of shape [..., d, 1]. Of a chain of layers give
-    the sum of kl_l: below the top one alone may be negative. With it the objective is at most the ELBO.
+    the sum of kl_l: below the top one alone may be negative. With it the objective is at most the ELBO. `floor` is a
+    number or of kl's shape (ValueError).
 
     >>> free_bits(jnp.array([0.5, 3.0]), 1.0).tolist()
     [1.0, 3.0]
     """
-    kl, floor = agree(None, kl=kl, floor=floor)
+    kl, floor = same_shape("floor must be a number or of kl's shape", ("floor",), kl=kl, floor=floor)
     return jnp.maximum(kl, floor)
 
 
-def elbo(log_likelihood: Array, kl: Array, beta: ArrayLike = 1.0) -> Array:
+def elbo(log_likelihood: ArrayLike, kl: ArrayLike | Sequence[ArrayLike], beta: ArrayLike = 1.0) -> Array:
     """ELBO = ln p(x | z_1) - beta * sum_l kl_l, to be raised (Kingma and Welling 2014; beta: Higgins et al. 2017).
 
-    log_likelihood [...]; kl [...] for one layer or [L, ...], one axis more, for L. beta = 1 is the bound on ln p(x);
-    with a `sampled_kl` for each layer it is the log weight of the draw.
+    log_likelihood [...] and kl [...], of one shape, for one layer; for L of them kl is a list or tuple of L such
+    arrays. Nothing broadcasts but a scalar beta (ValueError): a mean beside a batch, or draws beside layers, mean
+    nothing. So average a log likelihood over draws before a kl in closed form joins it. beta = 1 is the bound on
+    ln p(x); with a `sampled_kl` for each layer it is the log weight of the draw.
 
-    >>> elbo(jnp.array(-1.0), jnp.array([0.5, 0.25])).item(), elbo(jnp.array(-1.0), jnp.array(0.5), beta=4.0).item()
-    (-1.75, -3.0)
+    >>> elbo(jnp.array(-1.0), [jnp.array(0.5), jnp.array(0.25)]).item()
+    -1.75
+    >>> elbo(jnp.array(-1.0), jnp.array(0.5), beta=4.0).item()
+    -3.0
     """
-    return -loss(-log_likelihood, kl, beta)
+    log_likelihood, cost = _with_cost(kl, beta, log_likelihood=log_likelihood)
+    return log_likelihood - cost
 
 
-def loss(recon: Array, kl: Array, beta: ArrayLike = 1.0) -> Array:
+def loss(recon: ArrayLike, kl: ArrayLike | Sequence[ArrayLike], beta: ArrayLike = 1.0) -> Array:
     """The beta-VAE's loss, recon + beta * sum_l kl_l = -elbo, recon = -ln p(x | z_1); shapes as in `elbo`.
 
-    >>> loss(jnp.array(1.0), jnp.array([0.5, 0.25]), beta=2.0).item()
+    >>> loss(jnp.array(1.0), [jnp.array(0.5), jnp.array(0.25)], beta=2.0).item()
     2.5
     """
-    layers = jnp.ndim(kl) > jnp.ndim(recon)
-    recon, total, beta = agree(None, recon=recon, kl=kl.sum(0) if layers else kl, beta=beta)
-    return recon + beta * total
+    recon, cost = _with_cost(kl, beta, recon=recon)
+    return recon + cost
 
 
-def average(values: Array, weight: Array | None = None) -> Array:
+def _with_cost(kl: ArrayLike | Sequence[ArrayLike], beta: ArrayLike, **likelihood: ArrayLike) -> tuple[Array, Array]:
+    """The likelihood's term and beta * sum_l kl_l."""
+    layers: dict[str, Any] = (
+        {f"kl[{l}]": kl_l for l, kl_l in enumerate(kl)} if isinstance(kl, list | tuple) else {"kl": kl}
+    )
+    if not layers:
+        raise ValueError("kl holds no layer: give an array, or a list with one for each layer")
+    advice = "all must be of one shape, kl of several layers a list of such arrays and beta a number or such an array"
+    first, beta, *terms = same_shape(advice, ("beta",), **likelihood, beta=beta, **layers)
+    return first, beta * functools.reduce(operator.add, terms)
+
+
+def average(values: Array, weight: Array | None = None, axis: Axes = -1) -> Array:
     """sum_k weight_k values_k, or the mean: the estimate of an expectation over draws, [..., K] -> [...].
 
     >>> average(jnp.array([1.0, 2.0]), jnp.array([0.25, 0.75])).item()
     1.75
     """
-    if weight is None:
-        return jnp.mean(*agree(values=values), axis=-1)
-    values, weight = agree(values=values, weight=weight)
-    return jnp.sum(weight * values, axis=-1)
+    values, weight = _weighed(weight, axis, values=values)
+    return jnp.sum(weight * jnp.where(weight == 0.0, 0.0, values), axis)
 
 
-def iwae(log_weight: Array, weight: Array | None = None) -> Array:
+def iwae(log_weight: Array, weight: Array | None = None, axis: Axes = -1) -> Array:
     """ln sum_k w_k / K, the importance-weighted bound (Burda, Grosse and Salakhutdinov 2016): [..., K] -> [...].
 
-    It is the ELBO at K = 1 and rises to ln p(x) with K; a `weight` [K] takes the place of 1 / K.
+    It is the ELBO at K = 1 and rises to ln p(x) with K; a `weight` [K] takes the place of 1 / K. Where every w_k is 0
+    it is -inf, where one is infinite inf; both of gradient 0.
 
     >>> print(f"{iwae(jnp.log(jnp.array([0.2, 0.4]))):.4f}")  # ln 0.3
     -1.2040
     """
-    if weight is None:
-        return jax.nn.logsumexp(*agree(log_weight=log_weight), axis=-1) - math.log(log_weight.shape[-1])
-    log_weight, weight = agree(log_weight=log_weight, weight=weight)
-    return jax.nn.logsumexp(log_weight, axis=-1, b=weight)
+    log_weight, weight = _weighed(weight, axis, log_weight=log_weight)
+    log_weight = jnp.where(weight == 0.0, -jnp.inf, log_weight)
+    largest = jax.lax.stop_gradient(jnp.max(log_weight, axis, keepdims=True))
+    infinite = jnp.isinf(largest)  # the shares there would be 0 / 0
+    bound = jax.nn.logsumexp(jnp.where(infinite, 0.0, log_weight), axis, b=weight, keepdims=True)
+    return jnp.squeeze(jnp.where(infinite, largest, bound), axis)
 
 
-def renyi(log_weight: Array, alpha: float, weight: Array | None = None) -> Array:
+def renyi(log_weight: Array, alpha: ArrayLike, weight: Array | None = None, axis: Axes = -1) -> Array:
     """ln(sum_k w_k^(1 - alpha) / K) / (1 - alpha), the variational Renyi bound (Li and Turner 2016): [..., K] -> [...].
 
-    alpha = 0 is `iwae`, alpha -> 1 the ELBO (ValueError at 1: use `average`); its mean is a bound on ln p(x) for
-    0 <= alpha < 1, the lower the greater alpha.
+    alpha, a scalar that may be traced, is 0 for `iwae` and 1, the limit, for the ELBO, `average`; the bound's mean is
+    one on ln p(x) for 0 <= alpha <= 1, the lower the greater alpha. A `weight` stands for its shares of its sum, whose
+    logarithm is added: with a sum of 1 it takes the place of 1 / K, and at alpha = 0 of any sum.
 
-    >>> print(f"{renyi(jnp.log(jnp.array([0.16, 0.36])), alpha=0.5):.4f}")  # 2 ln 0.5
-    -1.3863
+    >>> log_weight = jnp.log(jnp.array([0.16, 0.36]))
+    >>> print(f"{renyi(log_weight, alpha=0.5):.4f}, {renyi(log_weight, alpha=1.0):.4f}")  # 2 ln 0.5, ln 0.24
+    -1.3863, -1.4271
     """
-    if alpha == 1:
-        raise ValueError("alpha = 1 is the ELBO: use average(log_weight, weight)")
-    return iwae((1.0 - alpha) * log_weight, weight) / (1.0 - alpha)
+    if jnp.ndim(alpha) > 0:
+        raise ValueError(f"alpha has shape {jnp.shape(alpha)}: it must be a scalar; for several use vmap")
+    log_weight, weight = _weighed(weight, axis, log_weight=log_weight)
+    log_weight, alpha = agree(None, log_weight=log_weight, alpha=alpha)
+    total, order = jnp.sum(weight, axis, keepdims=True), 1.0 - alpha
+    share = weight / total
+    mean = jnp.sum(share * jnp.where(share == 0.0, 0.0, log_weight), axis, keepdims=True)
+    log_weight = jnp.where(share == 0.0, mean, log_weight)
+    reach = jnp.abs(order) * (jnp.max(log_weight, axis, keepdims=True) - jnp.min(log_weight, axis, keepdims=True))
+    near = reach < 1.0  # not so where a log weight is infinite
+    away = jnp.where(near | (order == 0.0), 1.0, order)
+    far = jnp.where(order == 0.0, mean, jnp.expand_dims(iwae(away * log_weight, share, axis), axis) / away)
+    deviation = jnp.where(near, log_weight - mean, 0.0)
+    bound = jnp.where(near, mean + _above_elbo(deviation, share, order, reach, axis), far)
+    return jnp.squeeze(bound + jnp.log(total), axis)
 
 
-def dreg(log_weight: Callable[[Latents], Array], z: Latents) -> Array:
+def _above_elbo(deviation: Array, share: Array, order: Array, reach: Array, axis: Axes) -> Array:
+    """ln(sum_k share_k e^(order deviation_k)) / order for deviations of mean 0 and |order deviation_k| < reach < 1.
+
+    expm1 and log1p lose nothing to the 1 that the shares sum to. Where even their quotient would, as order nears 0, it
+    is order / 2 times the deviations' variance, exact to rounding, and of the right slope in alpha at alpha = 1.
+    """
+    small = reach < jnp.sqrt(jnp.finfo(deviation.dtype).eps)
+    c = jnp.where(small, 1.0, order)
+    tilt = jnp.sum(share * jnp.expm1(c * jnp.where(small, 0.0, deviation)), axis, keepdims=True)
+    half_variance = 0.5 * jnp.sum(share * (order * deviation) * deviation, axis, keepdims=True)
+    return jnp.where(small, half_variance, jnp.log1p(tilt) / c)
+
+
+def _weighed(weight: ArrayLike | None, axis: Axes, **named: ArrayLike) -> list[Array]:
+    """The one named array and the weights of its draws, 1 / K unless given, at one rank."""
+    [values] = agree(axis, **named)
+    [name] = named
+    axes = normalize_axis_tuple(axis, values.ndim)
+    draws = [size if i in axes else 1 for i, size in enumerate(values.shape)]
+    if 0 in draws:
+        raise ValueError(f"{name} has shape {values.shape}: there is no draw on axis {axis}")
+    if weight is None:
+        return [values, jnp.full(draws, 1.0 / math.prod(draws), values.dtype)]
+    weight = jnp.asarray(weight)
+    if weight.ndim not in (len(axes), values.ndim):
+        want = f"give weight one axis for each of {axis}, or as many as {name}"
+        raise ValueError(f"{name} has shape {values.shape} and weight {weight.shape}: {want}")
+    if weight.ndim < values.ndim:
+        weight = jnp.expand_dims(weight, range(len(axes), values.ndim))
+        weight = jnp.moveaxis(weight, range(len(axes)), axes)
+    return agree(axis, **named, weight=weight)
+
+
+def dreg(log_weight: Callable[[Latents], Array], z: Latents, axis: Axes = -1) -> Array:
     """The value of `iwae` with the doubly reparameterised gradient, DReG (Tucker et al. 2019): [..., K, d] -> [...].
 
     With shares s_k = w_k / sum_j w_j the gradient for theta, which log_weight closes over, is
@@ -163,7 +252,7 @@ def dreg(log_weight: Callable[[Latents], Array], z: Latents) -> Array:
 
     log_weight maps z, an array [..., K, d] or a pytree of such, to ln w [..., K], and must hold the encoder constant:
     `jax.lax.stop_gradient` of q, or of its parameters where layers are chained. The K draws of one bound must be
-    independent, so it takes no weight: `average` many such bounds with one instead.
+    independent, so it takes no weight: `average` many such bounds with one instead. `axis` is that of ln w.
 
     >>> def bound(m):
     ...     q, eps = Normal(m, jnp.ones(1)), jnp.array([[0.3], [-0.4]])
@@ -172,8 +261,10 @@ def dreg(log_weight: Callable[[Latents], Array], z: Latents) -> Array:
     >>> bound(jnp.zeros(1)).item(), jax.grad(bound)(jnp.zeros(1)).item()  # q is the posterior: no noise is left
     (0.0, 0.0)
     """
-    share = jax.lax.stop_gradient(jax.nn.softmax(log_weight(jax.lax.stop_gradient(z)), axis=-1))
-    return iwae(log_weight(jax.tree.map(lambda leaf: _scale_tangent(leaf, _extend(share, leaf)), z)))
+    # s_k = d iwae / d ln w_k, which is 0 where every weight is 0 and softmax would be 0 / 0.
+    share = jax.grad(lambda w: iwae(w, axis=axis).sum())(log_weight(jax.lax.stop_gradient(z)))
+    share = jax.lax.stop_gradient(share)
+    return iwae(log_weight(jax.tree.map(lambda leaf: _scale_tangent(leaf, _extend(share, leaf)), z)), axis=axis)
 
 
 def _extend(share: Array, leaf: Array) -> Array:
@@ -190,4 +281,4 @@ def _scale_tangent(z: Array, scale: Array) -> Array:
 @_scale_tangent.defjvp
 def _scale_tangent_jvp(primals, tangents):
     (z, scale), (dz, _) = primals, tangents
-    return z, scale * dz
+    return z, (scale * dz).astype(z.dtype)

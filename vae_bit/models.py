@@ -212,13 +212,29 @@ def _in_blocks(columns: int, *by_dimension: Array) -> list[Array]:
 
 def forward(arch: Architecture, params: Params, n: Array, eps: list[Array]) -> Pass:
     """Draws z_l = mean + std * eps_l, eps_l [2, *nodes], and evaluates every conditional there."""
-    q = [jax.tree.map(lambda field: field.reshape(-1, *[1] * (eps[0].ndim - 1)), encode(arch, params, n))]
+    q = [_at_points(encode(arch, params, n), eps[0].ndim)]
     z = [normal_sample(q[0], eps[0])]
     for net, net_params, layer_eps in zip(_latent_nets(arch), params["q"][1:], eps[1:], strict=True):
         q.append(conditional(net, net_params, z[-1]))
         z.append(normal_sample(q[-1], layer_eps))
+    return _generate(arch, params, n, z, q)
+
+
+def densities(arch: Architecture, params: Params, n: Array, z: list[Array]) -> Pass:
+    """Every conditional at given latents, z_l [2, *nodes]."""
+    above = zip(_latent_nets(arch), params["q"][1:], z[:-1], strict=True)
+    q = [_at_points(encode(arch, params, n), z[0].ndim), *(conditional(*args) for args in above)]
+    return _generate(arch, params, n, z, q)
+
+
+def _generate(arch: Architecture, params: Params, n: Array, z: list[Array], q: list[Normal]) -> Pass:
     p = [conditional(*args) for args in zip(_latent_nets(arch), params["p"][1:], z[1:], strict=True)]
     return Pass(z, q, [*p, standard_normal((1,) * z[-1].ndim)], recon(arch, params, n, z[0]))
+
+
+def _at_points(q: Normal, ndim: int) -> Normal:
+    """q(z_1 | x) [2] as [2, 1, ..], to stand beside latents of `ndim` axes."""
+    return jax.tree.map(lambda field: field.reshape(-1, *[1] * (ndim - 1)), q)
 
 
 def sample(arch: Architecture, params: Params, key: Array, count: int) -> Array:

@@ -1,9 +1,11 @@
 """The two recipes: the post's own, and ours."""
 
-from typing import NamedTuple
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from vae_bit.models import Architecture
-from vae_bit.training import Recipe
+from vae_bit.training import GROUPED, Recipe
 
 
 class Preset(NamedTuple):
@@ -51,3 +53,18 @@ DEFAULT = Preset(
 )
 
 PRESETS = {"default": DEFAULT, "original": ORIGINAL}
+
+DRAWS = 64  # a step, about, of an objective that takes several in one bound, unless a noise is given for it
+
+
+def override(preset: Preset, **fields: Any) -> Preset:
+    """The preset with other values of its recipe's fields; ValueError where they do not go together.
+
+    A bound on several draws needs independent ones, which the trapezoid's grid does not give: unless a noise is named,
+    it takes a lattice.
+    """
+    grouped = fields.get("objective", preset.recipe.objective) in GROUPED
+    if grouped and "noise" not in fields and preset.recipe.noise == "trapezoid":
+        k = fields.get("k", preset.recipe.k)
+        fields = {"samples": k * math.ceil(DRAWS / k)} | fields | {"noise": "lattice"}
+    return preset._replace(recipe=replace(preset.recipe, **fields))

@@ -69,7 +69,7 @@ class SavedRun(NamedTuple):
 
 
 def _columns(trained: Trained) -> Table:
-    arch, recipe, _ = trained.group
+    arch = trained.group.arch
     runs, figures = jax.tree.map(np.asarray, (trained.group.runs, trained.evaluation))
     limit = limits.limit(arch.layers, runs.n, runs.beta)
     return {
@@ -78,7 +78,7 @@ def _columns(trained: Trained) -> Table:
         "beta": runs.beta,
         "learning_rate": runs.learning_rate,
         "seed": runs.seed,
-        "status": status(runs.n, runs.beta, trained.steps == recipe.steps, figures),
+        "status": status(runs.n, runs.beta, trained.finite, figures),
         "steps": trained.steps,
         "loss": figures.loss,
         "recon": figures.recon,

@@ -32,6 +32,7 @@ from vae_bit.programs import (
 from vae_bit.training import Metrics, Run, State
 
 CURVE_POINTS = 200
+POSITIVE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 AHEAD = 4  # groups whose programs are compiled before their turn
 
 
@@ -64,7 +65,8 @@ class Trained(NamedTuple):
     """A group's outcome as numpy arrays in the order of its runs: curves [R, T], parameters (padded), exact figures."""
 
     group: Group
-    steps: np.ndarray  # taken: a run stops before the first step whose gradient is not finite
+    steps: np.ndarray  # taken before the run diverged, if it did
+    finite: np.ndarray  # whether it did not
     curves: Metrics
     params: Params
     evaluation: Evaluation
@@ -78,7 +80,14 @@ def plan(
     learning_rate: Sequence[float],
     seeds: Sequence[int],
 ) -> list[Group]:
-    """The grid layers x n x beta x learning_rate x seeds as groups, one for each depth and set of similar n."""
+    """The grid layers x n x beta x learning_rate x seeds as groups, one for each depth and set of similar n.
+
+    Each axis is a sequence of distinct numbers: `layers` and `n` integers >= 1, `beta` and `learning_rate` positive
+    within float32's range, `seeds` integers in [0, 2^32). ValueError names the axis, the value and what is allowed.
+    """
+    layers, n = _axis("layers", layers, 1, 2**31 - 1), _axis("n", n, 1, 2**31 - 1)
+    seeds = _axis("seeds", seeds, 0, 2**32 - 1)
+    beta, learning_rate = _axis("beta", beta, *POSITIVE), _axis("learning_rate", learning_rate, *POSITIVE)
     return [
         Group(
             replace(preset.architecture, layers=depth, width=max(similar)),
@@ -88,6 +97,19 @@ def plan(
         for depth in layers
         for similar in similar_widths(n)
     ]
+
+
+def _axis(name: str, values: Any, low: Any, high: Any) -> list[Any]:
+    """The values as they are, once each of them is known to be distinct, of the bounds' type and between them."""
+    whole = isinstance(low, int)
+    allowed = f"distinct {'integers' if whole else 'numbers'} from {low:g} to {high:g}"
+    array = np.asarray(values)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{name}: got {values!r}, expected a sequence of {allowed}, such as [1]")
+    of_kind = np.issubdtype(array.dtype, np.integer if whole else np.number)
+    if not of_kind or np.unique(array).size < array.size or not np.all((array >= low) & (array <= high)):
+        raise ValueError(f"{name}: got {values!r}, expected {allowed}")
+    return array.tolist()
 
 
 def similar_widths(n: Sequence[int]) -> list[list[int]]:
@@ -149,7 +171,7 @@ def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = U
     which, *pieces = zip(*_train_chunks(programs, group, watch), strict=True)
     order = np.argsort(np.concatenate(which))
     state, curves = (jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *piece) for piece in pieces)
-    return Trained(group, state.step, curves, state.params, evaluate(state.params, group.runs))
+    return Trained(group, state.step, state.finite, curves, state.params, evaluate(state.params, group.runs))
 
 
 def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[np.ndarray, State, Metrics]]:
@@ -180,7 +202,8 @@ def _train_chunk(programs: Programs, group: Group, which: np.ndarray, watch: Wat
         state, metrics = programs.advance(state, runs, steps)
         curves = [*curves, jax.tree.map(lambda leaf: np.asarray(leaf)[every], metrics)]
         watch.report(which, Progress(state, curves))
-    state = jax.tree.map(lambda leaf: np.asarray(leaf)[every], state)
+    # Whoever waits for the other chunks needs no moments, which are twice as large as the parameters.
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[every], state._replace(optimizer=None))
     return state, jax.tree.map(lambda *points: _last_finite(np.stack(points, 1)), *curves)
 
 

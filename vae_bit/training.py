@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from vae_bit import data, losses, models, noise
-from vae_bit.distributions import Normal, standard_normal
+from vae_bit.distributions import Normal
 from vae_bit.models import Architecture, Params, Pass
 
 Objective = Literal["elbo", "path", "free_bits", "iwae", "dreg", "renyi"]
+GROUPED = ("iwae", "dreg", "renyi")  # bounds on several draws at once
 FREE_NATS = math.log(2.0)  # what the one bit holds
 RENYI_ALPHA = 0.5
-ADAM_EPS = 1e-8
 
 
 class Run(NamedTuple):
@@ -53,16 +53,16 @@ class Recipe:
     @property
     def draws_groups(self) -> bool:
         """Whether the objective is a bound on groups of k draws, not an average over all of them."""
-        return self.objective in ("iwae", "dreg", "renyi")
+        return self.objective in GROUPED
 
 
 class State(NamedTuple):
     """What a run carries from step to step."""
 
-    step: Array
+    step: Array  # good steps taken
+    finite: Array  # whether every gradient, every change and the loss at the curves' points has been finite
     params: Params
-    mean: Array  # Adam's moments of the gradient, all parameters in one row: its running mean and mean square
-    square: Array
+    optimizer: optax.OptState
 
 
 class Metrics(NamedTuple):
@@ -76,8 +76,12 @@ class Metrics(NamedTuple):
 def init(arch: Architecture, recipe: Recipe, run: Run) -> State:
     """The state before the first step."""
     params = models.init(arch, step_keys(run.seed, -1)[0], run.n)
-    moment = jnp.zeros_like(ravel_pytree(params)[0])
-    return State(jnp.zeros((), jnp.int32), params, moment, moment)
+    return State(jnp.int32(0), jnp.bool(True), params, adam(recipe).init(ravel_pytree(params)[0]))
+
+
+def adam(recipe: Recipe) -> optax.GradientTransformation:
+    """Adam's direction (Kingma and Ba 2015), of all parameters as one row, which compiles faster."""
+    return optax.scale_by_adam(*recipe.betas)
 
 
 def kl_terms(path: Pass, eps: list[Array], kind: str) -> list[Array]:
@@ -107,7 +111,7 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     eps, weight = jax.vmap(lambda key: nodes(recipe, arch.layers, key))(step_keys(run.seed, step))
     path = models.forward(arch, params, run.n, eps)
     if recipe.objective == "path":
-        kl = _sampled_kl(path._replace(q=jax.lax.stop_gradient(path.q)))
+        kl = _sampled_kl(models.densities(arch, _hold_q(params), run.n, path.z))
     else:
         kl = kl_terms(path, eps, recipe.kl)
     recon, *kl = (jnp.sum(weight * term) / data.POINTS for term in (path.recon, *kl))
@@ -116,7 +120,7 @@ def sampled_loss(arch: Architecture, recipe: Recipe, params: Params, step: Array
     elif recipe.objective == "free_bits":
         loss = losses.loss(recon, losses.free_bits(jnp.stack(kl).sum(), FREE_NATS), run.beta)
     else:
-        loss = losses.loss(recon, jnp.stack(kl), run.beta)
+        loss = losses.loss(recon, kl, run.beta)
     return loss, Metrics(loss, recon, jnp.stack(kl).sum())
 
 
@@ -138,23 +142,18 @@ def _bound(arch: Architecture, recipe: Recipe, params: Params, run: Run, path: P
     """The bound of each group of k draws: path.z [2, groups, k] -> [2, groups]. The log weights count beta * kl."""
 
     def log_weight(path: Pass) -> Array:
-        return -losses.loss(path.recon, jnp.stack(_sampled_kl(path)), run.beta)
+        return -losses.loss(path.recon, _sampled_kl(path), run.beta)
 
     if recipe.objective == "iwae":
         return losses.iwae(log_weight(path))
     if recipe.objective == "renyi":
         return losses.renyi(log_weight(path), RENYI_ALPHA)
-    frozen = {**params, "q": jax.lax.stop_gradient(params["q"])}
-    return losses.dreg(lambda z: log_weight(_densities(arch, frozen, run.n, z)), path.z)
+    return losses.dreg(lambda z: log_weight(models.densities(arch, _hold_q(params), run.n, z)), path.z)
 
 
-def _densities(arch: Architecture, params: Params, n: Array, z: list[Array]) -> Pass:
-    """Every conditional at given latents [2, groups, k]."""
-    first = jax.tree.map(lambda field: field[:, None, None], models.encode(arch, params, n))
-    up, down = models.inference_nets(arch)[1:], models.generative_nets(arch)[1:]
-    q = [models.conditional(*args) for args in zip(up, params["q"][1:], z[:-1], strict=True)]
-    p = [models.conditional(*args) for args in zip(down, params["p"][1:], z[1:], strict=True)]
-    return Pass(z, [first, *q], [*p, standard_normal((1, 1, 1))], models.recon(arch, params, n, z[0]))
+def _hold_q(params: Params) -> Params:
+    """q's parameters as constants: its densities then still depend on the latents they are taken at."""
+    return {**params, "q": jax.lax.stop_gradient(params["q"])}
 
 
 def decay(schedule: str, step: Array, steps: int) -> Array:
@@ -165,32 +164,27 @@ def decay(schedule: str, step: Array, steps: int) -> Array:
 
 
 def update(arch: Architecture, recipe: Recipe, state: State, run: Run) -> State:
-    """One step of Adam (Kingma and Ba 2015), in the order of operations that ends their section 2.
+    """One step: theta - rate * decay * direction, the direction that of `adam`.
 
-    Once a gradient is not finite, no step is taken any more.
+    A run stops before the first step whose gradient or change of a parameter is not finite or has a square that is not:
+    Adam would divide by an infinite moment and stand still for good.
     """
     grads, _ = jax.grad(sampled_loss, argnums=2, has_aux=True)(arch, recipe, state.params, state.step, run)
     gradient, unravel = ravel_pytree(grads)
-    step, finite = state.step + 1, jnp.isfinite(jnp.sum(gradient))
-    b1, b2 = recipe.betas
-    mean = optax.tree.update_moment(gradient, state.mean, b1, 1)
-    square = optax.tree.update_moment(gradient, state.square, b2, 2)
-    # The parameters are made from what is kept of the moments: XLA would copy the old ones were they read again later.
-    mean, square = _where(finite, (mean, square), (state.mean, state.square))
-    scale = jnp.sqrt(1.0 - b2**step)
-    correction = scale / (1.0 - b1**step)
-    rate = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps)
-    direction = unravel(correction * mean / (jnp.sqrt(square) + scale * ADAM_EPS))
-    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    step, params = _where(finite, (step, params), (state.step, state.params))
-    return State(step, params, mean, square)
-
-
-def _where(finite: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.where(finite, *leaves), new, old)
+    direction, optimizer = adam(recipe).update(gradient, state.optimizer)
+    change = run.learning_rate * decay(recipe.schedule, state.step, recipe.steps) * direction
+    largest = jnp.max(jnp.maximum(jnp.abs(gradient), jnp.abs(change)))
+    finite = state.finite & jnp.isfinite(jnp.square(largest))
+    # A run that has stopped keeps its parameters alone: to keep the optimiser's state too would copy it in every step.
+    params = jax.tree.map(lambda p, d: jnp.where(finite, p - d, p), state.params, unravel(change))
+    return State(state.step + finite, finite, params, optimizer)
 
 
 def advance(arch: Architecture, recipe: Recipe, state: State, run: Run, steps: Array) -> tuple[State, Metrics]:
-    """`steps` updates, then the metrics of the parameters reached, under the noise of the step to come."""
+    """`steps` updates, then the metrics of the parameters reached, under the noise of the step to come.
+
+    A run whose loss is not finite there stops.
+    """
     state = jax.lax.fori_loop(0, steps, lambda _, s: update(arch, recipe, s, run), state)
-    return state, sampled_loss(arch, recipe, state.params, state.step, run)[1]
+    metrics = sampled_loss(arch, recipe, state.params, state.step, run)[1]
+    return state._replace(finite=state.finite & jnp.isfinite(metrics.loss)), metrics
