@@ -23,9 +23,9 @@ from vae_bit.presets import Preset
 from vae_bit.programs import Group
 from vae_bit.results import KEYS, Table
 
-LOCK = "lock"
+LOCK, MARKER = "lock", "lock.held"  # the second where the file system has no locks: that it is there is the lock
 CHECKPOINTS = "checkpoints"
-BEGINNINGS = {LOCK, f"{files.CONFIG}.partial"}  # all that a sweep killed at its start leaves
+BEGINNINGS = {LOCK, MARKER, f"{files.CONFIG}.partial"}  # all that a sweep killed at its start leaves
 FIXED = ("preset", "layers", "beta", "learning_rate", "first_seed", "chunk")  # settings that a resumed sweep shares
 LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # what a file system without locks answers
 Natural = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
@@ -92,22 +92,23 @@ def _telling(out: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:
-    """Locks the file for as long as the process lives; BadInput where another one has it."""
+    """Locks the file for as long as the process lives, or does so by another file's being there, with a notice."""
     try:
-        try:
-            return _acquired(filelock.FileLock(path, fallback_to_soft=False))
-        except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise OSError(error.errno, f"its file {LOCK}: {error.strerror}") from error
-            notice = "the file's being there keeps other sweeps out; remove it where a machine has died"
-            warnings.warn(f"{path}: {error.strerror}: {notice}", stacklevel=2)
-            return _acquired(filelock.SoftFileLock(path))
+        return _acquired(filelock.FileLock(path, fallback_to_soft=False), path.parent)
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise OSError(error.errno, f"its file {LOCK}: {error.strerror}") from error
+        marker = path.with_name(MARKER)
+        notice = f"{marker} keeps other sweeps out; if its machine dies, remove it"
+        warnings.warn(f"{path}: {error.strerror}: {notice}", stacklevel=2)
+        return _acquired(filelock.SoftFileLock(marker), path.parent)
+
+
+def _acquired(lock: filelock.BaseFileLock, out: Path) -> filelock.BaseFileLock:
+    try:
+        lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        raise BadInput(f"--out={path.parent}: another sweep is writing there; expected a folder of its own") from error
-
-
-def _acquired(lock: filelock.BaseFileLock) -> filelock.BaseFileLock:
-    lock.acquire(blocking=False)
+        raise BadInput(f"--out={out}: another sweep is writing there; expected a folder of its own") from error
     return lock
 
 
