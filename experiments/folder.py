@@ -94,20 +94,21 @@ def _telling(out: Path) -> Iterator[None]:
 def _lock(path: Path) -> filelock.BaseFileLock:
     """Locks the file for as long as the process lives; BadInput where another one has it."""
     try:
-        try:
-            return _acquired(filelock.FileLock(path, fallback_to_soft=False))
-        except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise OSError(error.errno, f"its file {LOCK}: {error.strerror}") from error
-            notice = "the file's being there keeps other sweeps out; remove it where a machine has died"
-            warnings.warn(f"{path}: {error.strerror}: {notice}", stacklevel=2)
-            return _acquired(filelock.SoftFileLock(path))
-    except filelock.Timeout as error:
-        raise BadInput(f"--out={path.parent}: another sweep is writing there; expected a folder of its own") from error
+        return _acquired(filelock.FileLock(path, fallback_to_soft=False))
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise OSError(error.errno, f"its file {LOCK}: {error.strerror}") from error
+        notice = "the file's being there keeps other sweeps out; remove it where a machine has died"
+        warnings.warn(f"{path}: {error.strerror}: {notice}", stacklevel=2)
+        return _acquired(filelock.SoftFileLock(path))
 
 
 def _acquired(lock: filelock.BaseFileLock) -> filelock.BaseFileLock:
-    lock.acquire(blocking=False)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        out = Path(lock.lock_file).parent
+        raise BadInput(f"--out={out}: another sweep is writing there; expected a folder of its own") from error
     return lock
 
 
