@@ -1,4 +1,4 @@
-"""A sweep's folder: damaged in every part it is refused in one line that names the file, and locked as its system can."""
+"""A sweep's folder: damaged in any part it is refused in one line that names the file; its lock."""
 
 import errno
 import json
@@ -170,9 +170,13 @@ def test_where_a_file_system_has_no_locks_the_file_itself_is_one(tmp_path, monke
 
     monkeypatch.setattr(filelock.FileLock, "_acquire", refuse)
     out = tmp_path / "out"
-    with pytest.warns(UserWarning, match="no locks here") as notices, folder.opened(out, resume=False):
-        with pytest.raises(BadInput, match="another sweep is writing there"), folder.opened(out, resume=False):
-            pass
+    with (
+        pytest.warns(UserWarning, match="no locks here") as notices,
+        folder.opened(out, resume=False),
+        pytest.raises(BadInput, match="another sweep is writing there"),
+        folder.opened(out, resume=False),
+    ):
+        pass
     assert len(notices) == 2
     assert not list(out.iterdir())
 
