@@ -12,6 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+FILES = {"results.csv", "curves.npz", "params.npz", "config.json", "summary.png"}
+BITS = ("results.csv", "curves.npz", "params.npz")
+SMALL = ("--n=1", "--layers=1", "--seeds=2", "--steps=40")
 SLOW = ["experiments.plots_codes", "experiments.keeper", "rich.progress"]
 
 
@@ -77,3 +83,33 @@ def _run(cwd: Path, output: list[Path], name: str, args: tuple[str, ...], larges
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status if isinstance(status, int) else 1)  # taking the interpreter down in order takes two seconds
+
+
+def names(out):
+    return {path.name for path in out.iterdir()}
+
+
+def saved(out):
+    """How many blocks each checkpoint holds."""
+    blocks = set()
+    for path in out.glob("checkpoints/*.npz"):
+        with np.load(path, allow_pickle=False) as file:
+            blocks.add(file["curves/loss"].shape[1])
+    return blocks
+
+
+def same_bits(out, other):
+    return [(out / name).read_bytes() for name in BITS] == [(other / name).read_bytes() for name in BITS]
+
+
+def one_line(outcome, status, *words):
+    """The outcome is an error of one line that names all the words."""
+    assert outcome.status == status, outcome
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert all(str(word) in line for word in words), line
+    return line
+
+
+def snapshot(out):
+    return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -20,7 +20,7 @@ from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
 
 ROOT = Path(__file__).parents[1]
-FIRST = slice(0, 1)
+FIRST = np.array([0])
 
 
 @pytest.fixture(autouse=True)
