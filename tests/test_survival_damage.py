@@ -137,7 +137,7 @@ DAMAGE = {
     "parameters without a name": ("params.npz", arrays("params.npz", without("n=2/p/0/params/head"))),
     "parameters without an n": ("params.npz", arrays("params.npz", without("n=2/"))),
     "too few parameters": ("params.npz", arrays("params.npz", lambda held: {k: a[1:] for k, a in held.items()})),
-    "parameters of text": ("params.npz", arrays("params.npz", lambda held: {k: a.astype(str) for k, a in held.items()})),
+    "texts": ("params.npz", arrays("params.npz", lambda held: {k: a.astype(str) for k, a in held.items()})),
     "parameters of unknown name": ("params.npz", arrays("params.npz", lambda held: {**held, "foo": np.zeros(3)})),
     **{
         f"{column} {text}": ("results.csv", cell(2, column, text))
