@@ -98,11 +98,11 @@ def _read(path: Path, group: Group) -> tuple[Run, Progress]:
 
 def _like(group: Group, count: int, blocks: int) -> dict[str, Any]:
     """Shapes and types of what is saved of so many runs after so many blocks."""
-    runs = Run(*(jax.ShapeDtypeStruct((count,), field.dtype) for field in group.runs))
+    runs: Any = [jax.ShapeDtypeStruct((count,), field.dtype) for field in group.runs]
     one = _like_one(group.arch, group.recipe)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
-    curves = Metrics(*[jax.ShapeDtypeStruct((count, blocks), np.float32)] * len(Metrics._fields))
-    return {"runs": runs, "state": state, "curves": curves}
+    curve: Any = jax.ShapeDtypeStruct((count, blocks), np.float32)
+    return {"runs": Run(*runs), "state": state, "curves": Metrics(curve, curve, curve)}
 
 
 @cache
@@ -117,7 +117,7 @@ def _named(tree: Any) -> Any:
 
 
 def _digested(arrays: Arrays) -> Callable[[IO[bytes]], Any]:
-    def write_to(file: IO[bytes]) -> None:
+    def write_to(file: Any) -> None:
         np.savez(file, allow_pickle=False, **arrays)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").digest()
