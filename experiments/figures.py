@@ -2,7 +2,7 @@
 
     python -m experiments.figures --run=runs/DIR
 
-In a notebook: `figures.figure_costs(figures.load(Path("runs/DIR")))`, and so every figure below.
+In a notebook: `figures.figure_costs(figures.load("runs/DIR"))`, and so every figure below.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ def main() -> None:
     formats = flags.FLAGS.format
     if not formats or set(formats) - set(FORMATS):
         raise BadInput(f"--format={','.join(formats)}: expected some of {','.join(FORMATS)}")
-    results = load(Path(flags.FLAGS.run))
+    results = load(flags.FLAGS.run)
     out = folder(results.out / "figures")
     for notice in results.notices:
         print(f"skipped {notice}")

@@ -98,8 +98,7 @@ def figure_transition(results: Saved) -> Figure:
     figure = style.new(9, 6.2, "The code opens at n = 1, continuously")
     n = np.unique(np.concatenate([np.geomspace(0.5, 1e4, 500), 1 + np.geomspace(1e-6, 1, 200)]))
     limit = limits.one_layer(n)
-    information = LN2 - limits.conditional_entropy(np.square(limit.mean / limit.std))
-    heights = limit.mean, limit.std, limit.kl, information
+    heights = limit.mean, limit.std, limit.kl, limits.information(1, n)
     titles = "mean m of the codes N(±m, s²)", "standard deviation s", "KL (nats)", "mutual information I(x; z) (nats)"
     panels = figure.subplots(2, 2, sharex=True)
     colour = style.depth_colour(1)

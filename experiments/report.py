@@ -26,7 +26,7 @@ DECIMALS = {"recon_per_dim": 7}
 
 def main() -> None:
     """Writes the report and says where."""
-    results = saved.load(Path(flags.FLAGS.run))
+    results = saved.load(flags.FLAGS.run)
     path = results.out / "report.html"
     try:
         path.write_text(page(results), encoding="utf-8")

@@ -65,8 +65,9 @@ def _reading(out: Path) -> Iterator[None]:
         raise BadInput(f"--run={out}: {reason}; expected a folder that experiments.sweep has written") from error
 
 
-def load(out: Path) -> Saved:
-    """Reads a sweep's folder; BadInput where it is missing, damaged or something else."""
+def load(out: Path | str) -> Saved:
+    """Reads a sweep's folder, `~` being the home; BadInput where it is missing, damaged or something else."""
+    out = Path(out).expanduser()
     with _reading(out):
         every, curves = results.load_table(out), results.load_curves(out)
         schema = files.read_config(out)["schema"]

@@ -49,6 +49,17 @@ def deep(loaded):
     return saved.median_model(loaded, 2, 5)
 
 
+def test_a_folder_may_be_given_as_text(folder, monkeypatch):
+    """In a notebook a folder is a str, of which the shell has not made `~` the home."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for name in (str(folder), f"~/{folder.name}"):
+        loaded = figures.load(name)
+        assert loaded.out == folder
+        assert saved.median_model(loaded, 1, 5).row["n"] == 5
+    with pytest.raises(BadInput, match="--run=none: "):
+        figures.load("none")
+
+
 def normal(z, mean: Any = 0.0, std: Any = 1.0):
     return np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
 
