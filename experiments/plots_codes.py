@@ -107,7 +107,7 @@ def figure_map(results: Saved) -> Figure:
 @style.look
 def figure_transition(results: Saved) -> Figure:
     """How the best one-layer code opens at n = beta: its mean, width, KL and mutual information."""
-    trained = f"trained runs: {premises.objective_name(results.recipe)}; every β and learning rate"
+    trained = f"{premises.objective_name(results.recipe)}; every β and learning rate"
     title = "The best code of one layer opens at n = β, continuously"
     figure = style.new(9, 6.4, title, trained if 1 in saved.depths(results.every) else "")
     n = np.unique(np.concatenate([np.geomspace(0.5, 1e4, 500), 1 + np.geomspace(1e-6, 1, 200)]))

@@ -144,6 +144,9 @@ def _learning_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray
     title = "loss above its limit (nats), each n" if bounded else f"-{recipe['objective']} objective (nats), each n"
     axes.set(xlabel="training step", title=title)
     axes.set_yscale("symlog", linthresh=1e-3 if bounded else 1.0)
+    if not bounded:  # such a value stays around ln 2, within one decade
+        ticks = [tick for tick in (0, 0.25, 0.5, 0.75, 1, 10, 100, 1000) if tick < axes.get_ylim()[1]]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 
 

@@ -140,11 +140,12 @@ def leaves_prior(results: Saved) -> bool:
 
 
 def only_one_layer_leaves(results: Saved) -> bool:
-    """Whether q(z) of one layer is the further from the prior the larger n, and that of deeper ones near it."""
+    """Whether under the ELBO one layer's q(z) is the further from the prior the larger n, that of deeper ones near."""
     far = {pair: saved.median(results, *pair, "marginal_kl") for pair in settings(results)}
     deeper = [value for (layers, _), value in far.items() if layers > 1]
     return (
-        leaves_prior(results)
+        trains_elbo(results.recipe)
+        and leaves_prior(results)
         and falls(series(results, 1, "marginal_kl")[::-1])
         and len(deeper) > 0
         and max(deeper) < NEAR

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from experiments import figures, plots_codes, plots_runs, saved, style
+from experiments import figures, plots_runs, premises, saved, style
 from experiments.options import BadInput
 from experiments.saved import Missing
 from vae_bit import limits, models, results
 
+RECIPE = {"objective": "elbo", "k": 1, "steps": 300}
 ABOUT = {"argv": ["sweep"], "versions": {}}
 Z = np.array([-1.3, -0.2, 0.0, 0.4, 2.1])
 
@@ -176,7 +177,7 @@ def test_a_run_of_two_layers_alone(tmp_path, tiny, trained):
 def test_summary_of_a_sweep_that_diverged(folder, tmp_path):
     rows = results.load_table(folder)
     rows["status"] = np.full(rows["n"].size, "diverged")
-    style.save(figures.summary(rows, results.load_curves(folder)), tmp_path / "summary.png")
+    style.save(figures.summary(rows, results.load_curves(folder), RECIPE), tmp_path / "summary.png")
 
 
 def truncate(path):
@@ -233,5 +234,5 @@ def test_the_command_refuses_a_foreign_folder(tmp_path):
 
 def test_legible_width():
     for widths, best in (((1, 5, 10, 1000), 10), ((1,), 1), ((1, 100, 1000), 1000)):
-        results = saved.Saved(Path(), {"n": np.array(widths)}, {}, {}, [])
-        assert plots_codes.legible_width(results) == best
+        results = saved.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE)
+        assert premises.legible_width(results) == best
