@@ -97,11 +97,29 @@ def limit(layers: int, n: ArrayLike, beta: ArrayLike = 1.0) -> Array:
     weight n may be any real number > 0, and layers above the second change nothing: they can copy the prior.
     Raises ValueError unless `layers` is an integer >= 1, and as `one_layer` does.
     """
-    if not (layers >= 1 and layers % 1 == 0):
-        raise ValueError(f"layers must be an integer >= 1, got {layers}")
+    _require_depth(layers)
     if layers == 1:
         return one_layer(n, beta).loss
     return np.minimum(positive("n", n), positive("beta", beta)) * LN2
+
+
+def information(layers: int, n: ArrayLike, beta: ArrayLike = 1.0) -> Array:
+    """I(x; z) in nats at the optimum: what the best code of `limit` holds of the bit, 0 <= I <= ln 2.
+
+    layers = 1: ln 2 - R(t), t = m^2 / s^2 of `one_layer`'s codes, about t / 2 just above n = beta.
+    layers >= 2: ln 2 where n > beta, approached as the loss approaches its limit. Both are 0 for n <= beta; at
+    n = beta two layers lose nothing by a code, nor gain. Shapes and errors as in `limit`.
+    """
+    _require_depth(layers)
+    if layers == 1:
+        code = one_layer(n, beta)
+        return LN2 - conditional_entropy(np.square(code.mean / code.std))
+    return np.where(positive("n", n) > positive("beta", beta), LN2, 0.0)
+
+
+def _require_depth(layers: int) -> None:
+    if not (layers >= 1 and layers % 1 == 0):
+        raise ValueError(f"layers must be an integer >= 1, got {layers}")
 
 
 def prior_mismatch(m: ArrayLike) -> Mismatch:
