@@ -8,13 +8,23 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial import legendre
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
-from scipy.special import ndtr, ndtri, xlogy
+from scipy.special import log_ndtr, ndtr, ndtri_exp, xlogy
 
 from vae_bit.limits import LN2, Array, Limit, conditional_entropy, invert, nonnegative, positive
 
 SQRT_2PI = math.sqrt(2.0 * math.pi)
+
+# Panels of 16 Gauss-Legendre nodes, ever wider from a point where all happens on the scale s out to _FAR s.
+_FAR = 1000.0
+_PANELS = np.concatenate([[0.0], np.geomspace(0.5 / _FAR, 1.0, 20)])
+_LEGENDRE, _LEGENDRE_WEIGHTS = legendre.leggauss(16)
+# Column j integrates the polynomial through all nodes from -1 to node j.
+_LEGENDRE_SUMS = np.linalg.solve(
+    legendre.legvander(_LEGENDRE, 15).T, legendre.legval(_LEGENDRE, legendre.legint(np.eye(16), lbnd=-1.0))
+)
 
 
 class Mixture(NamedTuple):
@@ -41,9 +51,8 @@ def steep_map(n: float, a: float, s: float) -> Limit:
     n, a, s = float(positive("n", n)), float(positive("a", a)), float(positive("s", s))
     if s > 1.0:
         raise ValueError(f"s must be at most 1, the width of the code, got {s}")
-    z_1, weights = _normal_rule(a, 1.0, nodes=321, reach=8.0)
-    recon = n * conditional_entropy(a * a)
-    kl = weights @ _steep_cost(z_1, a, s) - 0.5 - math.log(SQRT_2PI)
+    unread = float(conditional_entropy(min(a, 1e100) ** 2))
+    recon, kl = n * unread, LN2 - unread + _steep_excess(a, s) / 2.0
     return Limit(*map(np.asarray, (recon + kl, recon, kl, a, 1.0)))
 
 
@@ -143,29 +152,78 @@ def fit_mixture(n: int, steps: int = 100, seed: int = 0) -> Mixture:
     return Mixture(float(loss), np.exp(log_weights), probs)
 
 
-def _steep_cost(z_1: Array, a: float, s: float) -> Array:
-    """E_q[-ln p(z_1 | z_2)] + KL(q(z_2 | z_1) || N(0, 1)) of `steep_map`, at each z_1.
+def _steep_excess(a: float, s: float) -> float:
+    """E[r^2] - 1 + E[tau^2] of `steep_map`, r = (z_1 - y) / s with y = f(z_2), and tau = s g'(z_1).
 
-    The integral is taken over y = f(z_2), as far as 8 standard deviations of q(z_2 | z_1): between the two
-    Gaussians z_2 itself hardly moves.
+    u = (z_2 - g(z_1)) / tau is N(0, 1) under q. Given z_1, the mean of r^2 is an integral over y:
+        u(y) = int_{z_1}^y g'(v) dv / tau,    E[r^2 | z_1] = int r^2 phi(u(y)) u'(y) dy.
+    Only ratios g'(v) / g'(z_1) enter, by their logarithms: however small s is and however steep f, nothing
+    cancels. The parts of y are above z_1, below it to `start`, and the other Gaussian from -`start` on; the
+    gap between the two starts, if there is one, holds nothing. All positions are relative to a Gaussian's centre.
     """
-    mu, slope = _flatten(z_1, a)
-    tau = s * slope
-    table = np.linspace(-a - 30.0, a + 30.0, 4001)
-    low, high = (np.interp(mu + reach * tau, _flatten(table, a)[0], table) for reach in (-8.0, 8.0))
-    y = low + (high - low) * np.linspace(0.0, 1.0, 512)[:, None]
-    z_2, density = _flatten(y, a)
-    weights = _phi((z_2 - mu) / tau) / tau * density * (high - low) / 511.0
-    misfit = np.sum(weights * np.square(z_1 - y), axis=0) / (2.0 * s * s) + math.log(s * SQRT_2PI)
-    return misfit + (np.square(mu) + np.square(tau) - 1.0) / 2.0 - np.log(tau)
+    s = max(s, 1e-100)  # below, nothing moves any more
+    # z_2 strays to the other Gaussian, 2 a / s away, with probability exp(-1 / s), mostly from x = -s^(-1/2).
+    flank = 10.0 + math.sqrt(2.0 * math.log1p(a))
+    x = np.linspace(-flank, 10.0, math.ceil(10.0 * (flank + 10.0)) + 1)
+    log_weight = -np.square(x) / 2.0 + math.log((x[1] - x[0]) / SQRT_2PI)
+    start = max(-a, -flank - 2.0)
+    depth = np.abs(x - start)[:, None, None]  # z_1 < 0 costs what -z_1 does
+    x = start + depth
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        here = _log_slope(x, a)
+        # g' rises away from the middle, so that u >= r above z_1.
+        above, _ = _own_misfit(x, here, a, s, np.full_like(x, 10.0))
+        below, crossed = _own_misfit(x, here, a, s, -np.minimum(depth / s, _FAR))
+        crossed = crossed[:, None, None] + 2.0 * _gap(start, a) * np.exp(_log_slope(start, a) - here) / s
+        reach = np.concatenate([_FAR * s * _PANELS, np.arange(0.0, 10.0 - start, 0.2), [10.0 - start]])
+        edges = np.unique(np.minimum(reach, 10.0 - start))
+        climb = _nodes(edges)
+        log_rise = _log_slope(start + climb, a) - here - math.log(s)
+        u = crossed + _cumulative(np.exp(np.minimum(log_rise, 600.0)), edges)
+        log_r = np.log(a + start + (depth + climb) / 2.0) + LN2 - math.log(s)
+        log_terms = log_weight[:, None, None] + 2.0 * log_r + log_rise - np.square(u) / 2.0
+        other = np.sum(_panel_sums(np.exp(log_terms), edges)) / SQRT_2PI
+        own = above + below - 1.0 + np.square(s * np.exp(here[:, 0, 0]))
+        return float(np.exp(log_weight) @ own + other)
 
 
-def _flatten(z_1: Array, a: float) -> tuple[Array, Array]:
-    """g(z_1) = Phi^-1(F(z_1)) of `steep_map`, by the upper tail of |z_1|, and its slope F'(z_1) / phi(g)."""
-    upper = (ndtr(a - np.abs(z_1)) + ndtr(-a - np.abs(z_1))) / 2.0
-    g = -np.sign(z_1) * ndtri(upper)
-    below, above = ((np.square(g) - np.square(z_1 + shift)) / 2.0 for shift in (a, -a))
-    return g, (np.exp(below) + np.exp(above)) / 2.0
+def _own_misfit(x: Array, here: Array, a: float, s: float, reach: Array) -> tuple[Array, Array]:
+    """The mean of r^2 over r from 0 to `reach` (either sign) at each z_1 = a + x, and |u| at its end."""
+    edges = np.abs(reach[:, 0]) * _PANELS
+    r = _nodes(edges)
+    rise = np.exp(_log_slope(np.maximum(x + np.sign(reach) * s * r, -a), a) - here)
+    misfit = np.square(r) * _phi(_cumulative(rise, edges)) * rise
+    return np.sum(_panel_sums(misfit, edges), axis=-1), np.sum(_panel_sums(rise, edges), axis=-1)
+
+
+def _log_slope(x: ArrayLike, a: float) -> Array:
+    """ln g'(a + x) = ln F'(a + x) - ln phi(g) of `steep_map` where a + x >= 0, by logarithms of the upper tail."""
+    x = np.asarray(x, np.float64)
+    other = x + a + a
+    g = ndtri_exp(np.logaddexp(log_ndtr(-x), log_ndtr(-other)) - LN2)
+    return np.logaddexp(-np.square(x) / 2.0, -np.square(other) / 2.0) - LN2 + np.square(g) / 2.0
+
+
+def _gap(start: float, a: float) -> float:
+    """g / g' at a + start: 0 in the middle; far in the flank, where g is linear in F - 1/2, Mills' ratio."""
+    return 0.0 if start == -a else float(np.exp(log_ndtr(start) + start * start / 2.0)) * SQRT_2PI
+
+
+def _nodes(edges: Array) -> Array:
+    """Gauss-Legendre nodes of each panel: edges [..., P + 1] -> [..., P, 16]."""
+    return edges[..., :-1, None] + np.diff(edges)[..., None] * (1.0 + _LEGENDRE) / 2.0
+
+
+def _panel_sums(values: Array, edges: Array) -> Array:
+    """The integral over each panel of what has `values` at `_nodes`."""
+    return values @ _LEGENDRE_WEIGHTS * np.diff(edges) / 2.0
+
+
+def _cumulative(values: Array, edges: Array) -> Array:
+    """The integral from edges[..., 0] to each node of what has `values` at `_nodes`."""
+    sums = _panel_sums(values, edges)[..., :-1]
+    before = np.concatenate([np.zeros_like(sums[..., :1]), np.cumsum(sums, axis=-1)], axis=-1)
+    return before[..., None] + np.diff(edges)[..., None] / 2.0 * (values @ _LEGENDRE_SUMS)
 
 
 def _handbuilt_kl(mean: float, std: float, a: float) -> float:
