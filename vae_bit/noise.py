@@ -86,7 +86,10 @@ def iid(key: Array, layers: int, samples: int) -> Noise:
 
 
 def lattice(key: Array, layers: int, samples: int) -> Noise:
-    """eps = quantile of a randomly shifted lattice, equal weights (Cranley and Patterson 1976)."""
+    """eps = quantile of a randomly shifted lattice, equal weights (Cranley and Patterson 1976).
+
+    Only the first few layers form a lattice; the others are a Latin hypercube: see `shifted_lattice`.
+    """
     uniform = jnp.clip(shifted_lattice(key, layers, samples), 1e-7, 1.0 - 1e-7)
     return Noise(list(ndtri(uniform)), _equal_weights(samples))
 
@@ -111,9 +114,21 @@ def _trapezoid_rule(shift: Array, half_width: float, nodes: int) -> tuple[Array,
 
 
 def shifted_lattice(key: Array, layers: int, samples: int) -> Array:
-    """[L, K] points frac(k g_l / K + U_l) of the unit cube, one uniform shift U_l a layer."""
+    """[L, K] points of the unit cube: a lattice in the first layers, a Latin hypercube in the rest, randomly shifted.
+
+    The first J layers are frac(k g_l / K + U_l); J is 2, from 20 nodes 3 and from 512 nodes 4, because a lattice of few
+    nodes repeats coordinates in many dimensions. Every further layer is frac(pi_l(k) / K + U_l) with a random
+    permutation pi_l of its own. So if r_A is the mean correlation between two nodes of a function of lattice layers,
+    r_l that of a function of layer l, and F is a set of further layers, then the product of these functions has
+    1 + (K - 1) r_A prod_{l in F} r_l times the variance of independent draws; a function's variance is the sum over
+    such parts. For eps_l the correlation r_l lies between -1 / (K - 1) and 0: alone eps_l loses nearly all its variance,
+    and eps_l eps_m gains at most 12 %, at 3 nodes, however many layers there are (Owen 1998, Latin supercube sampling).
+    """
     shift = jax.random.uniform(key, (layers, 1))
-    return jnp.mod(rank1_lattice(layers, samples) + shift, 1.0)
+    joint = min(layers, 2 + sum(samples >= least for least in (20, 512)))
+    axes = np.tile(np.arange(samples, dtype=np.float32) / np.float32(samples), (layers - joint, 1))
+    further = jax.random.permutation(jax.random.fold_in(key, 1), axes, axis=1, independent=True)
+    return jnp.mod(jnp.concatenate([rank1_lattice(joint, samples), further]) + shift, 1.0)
 
 
 @functools.cache
