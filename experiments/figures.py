@@ -42,7 +42,7 @@ def main() -> None:
     formats = flags.FLAGS.format
     if not formats or set(formats) - set(FORMATS):
         raise BadInput(f"--format={','.join(formats)}: expected some of {','.join(FORMATS)}")
-    results = load(Path(flags.FLAGS.run).expanduser())
+    results = load(flags.FLAGS.run)
     out = folder(results.out / "figures")
     for notice in results.notices:
         print(f"skipped {notice}")

@@ -4,13 +4,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import saved, style
+from experiments import premises, saved, style
+from experiments.plots_runs import setting
 from experiments.saved import Gaussian, Missing, Model, Saved
 from vae_bit import handbuilt, limits
 from vae_bit.limits import LN2
 
 Z = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))  # a valley may be narrow
-LEGIBLE = 50  # most dimensions of a sample that can be told apart in a strip
 DRAWS = 100
 PRIOR = Gaussian(np.zeros(()), np.ones(()))
 POINT_NAMES = ("$x^{(0)}$", "$x^{(1)}$")
@@ -20,7 +20,12 @@ POINT_NAMES = ("$x^{(0)}$", "$x^{(1)}$")
 def figure_encoding(results: Saved) -> Figure:
     """The encoding distribution q(z) = (q(z | 0^n) + q(z | 1^n)) / 2 of the top layer, for each n."""
     depths = saved.depths(results.rows)
-    figure = style.new(style.columns(depths), 3.8, "Codes leave the prior as n grows: one layer must, two need not")
+    title = "The code's distribution q(z), and the prior"
+    if premises.leaves_prior(results):
+        title = "One layer's code leaves the prior: a valley opens where the prior is highest"
+    if premises.only_one_layer_leaves(results):
+        title = "Codes leave the prior as n grows: one layer must, deeper models need not"
+    figure = style.new(style.columns(depths), 4.0, title, setting(results))
     colours = style.width_colours(saved.widths(results.rows))
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
     for axes, layers in zip(panels, depths, strict=True):
@@ -36,11 +41,12 @@ def figure_encoding(results: Saved) -> Figure:
 
 @style.look
 def figure_truncated(results: Saved) -> Figure:
-    """Prior, q(z) and q(z | x) of the top layer at the largest n, with the half Gaussians that would be ideal."""
+    """Prior, q(z) and q(z | x) of the top layer at the largest n, and half Gaussians, whose mean is the prior."""
     n = saved.widths(results.rows)[-1]
     depths = [layers for layers in saved.depths(results.rows) if n in saved.widths(results.rows, layers)]
-    title = f"n = {n:,}: the posteriors, and the half Gaussians that would be ideal"
-    figure = style.new(style.columns(depths), 4.4, title)
+    pays = n > premises.beta(results)
+    title = f"n = {n:,}: q(z | x), and half Gaussians" + (", which would be ideal" if pays else "")
+    figure = style.new(style.columns(depths), 4.6, title, setting(results))
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
     for axes, layers in zip(panels, depths, strict=True):
         densities = saved.top_densities(saved.median_model(results, layers, n), Z)
@@ -48,7 +54,7 @@ def figure_truncated(results: Saved) -> Figure:
             axes.fill_between(Z, density, color=colour, alpha=0.45, linewidth=0, label=f"q(z | {name})")
         axes.plot(Z, densities.mean(0), color=style.INK, label="q(z)")
         _prior(axes)
-        axes.plot(Z, 2 * saved.density(Z, PRIOR), ":", color=style.INK, linewidth=1.4, label="ideal: half Gaussians")
+        axes.plot(Z, 2 * saved.density(Z, PRIOR), ":", color=style.INK, linewidth=1.4, label="half Gaussians")
         axes.vlines(0, 0, 2 * saved.density(np.zeros(()), PRIOR), linestyle=":", color=style.INK, linewidth=1.4)
         axes.set(xlabel=f"{top(layers)}", title=style.depth_name(layers), ylim=0)
     panels[0].set_ylabel("density, z of the top layer")
@@ -59,10 +65,13 @@ def figure_truncated(results: Saved) -> Figure:
 @style.look
 def figure_decoder(results: Saved) -> Figure:
     """What the decoder makes of the valley of q(z), and ancestral samples."""
-    n = legible_width(results)
+    n = premises.legible_width(results)
     depths = [layers for layers in saved.depths(results.rows) if n in saved.widths(results.rows, layers)]
-    title = f"n = {n:,}: where q(z) has a valley, the decoder makes unpleasant averages"
-    figure = style.new(style.columns(depths), 5, title)
+    averages = premises.averages(results)
+    what = (
+        "where q(z) has a valley, the decoder makes unpleasant averages" if averages else "the decoder, and draws of x"
+    )
+    figure = style.new(style.columns(depths), 5.2, f"n = {n:,}: {what}", setting(results))
     panels = figure.subplots(2, len(depths), height_ratios=(2, 1), sharey="row", squeeze=False)
     for (curves, strip), layers in zip(panels.T, depths, strict=True):
         model = saved.median_model(results, layers, n)
@@ -85,7 +94,10 @@ def figure_map(results: Saved) -> Figure:
     if not widths:
         raise Missing("it needs a run with 2 layers")
     model = saved.median_model(results, 2, widths[-1])
-    figure = style.new(10, 6.6, "Why two layers work: a narrow, steep map makes Gaussians good enough")
+    title = "The map that two layers learned, and the post's model by hand"
+    if premises.steep_map(results):
+        title = "Why two layers work: a narrow, steep map makes Gaussians good enough"
+    figure = style.new(10, 6.8, title, setting(results))
     panels = figure.subplots(2, 3)
     _learned_map(panels[0], model)
     _by_hand(panels[1], model)
@@ -95,11 +107,12 @@ def figure_map(results: Saved) -> Figure:
 @style.look
 def figure_transition(results: Saved) -> Figure:
     """How the best one-layer code opens at n = beta: its mean, width, KL and mutual information."""
-    figure = style.new(9, 6.2, "The code opens at n = 1, continuously")
+    trained = f"{premises.objective_name(results.recipe)}; every β and learning rate"
+    title = "The best code of one layer opens at n = β, continuously"
+    figure = style.new(9, 6.4, title, trained if 1 in saved.depths(results.every) else "")
     n = np.unique(np.concatenate([np.geomspace(0.5, 1e4, 500), 1 + np.geomspace(1e-6, 1, 200)]))
     limit = limits.one_layer(n)
-    information = LN2 - limits.conditional_entropy(np.square(limit.mean / limit.std))
-    heights = limit.mean, limit.std, limit.kl, information
+    heights = limit.mean, limit.std, limit.kl, limits.information(1, n)
     titles = "mean m of the codes N(±m, s²)", "standard deviation s", "KL (nats)", "mutual information I(x; z) (nats)"
     panels = figure.subplots(2, 2, sharex=True)
     colour = style.depth_colour(1)
@@ -114,12 +127,6 @@ def figure_transition(results: Saved) -> Figure:
         axes.set_xlabel("n / β")
     _power_law(panels[0, 0].inset_axes((0.42, 0.25, 0.52, 0.42)))
     return figure
-
-
-def legible_width(results: Saved) -> int:
-    """The largest n whose samples show their dimensions one by one, or the largest of all."""
-    widths = saved.widths(results.rows)
-    return max([n for n in widths if 1 < n <= LEGIBLE], default=widths[-1])
 
 
 def top(layers: int) -> str:
@@ -209,10 +216,10 @@ def _trained_codes(results: Saved) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _power_law(axes: Axes) -> None:
-    """Just above n = 1, m = (3 (n - 1) / 2)^(1/6)."""
+    """Just above n = beta, m = (3 (n / beta - 1) / 2)^(1/6)."""
     above = np.geomspace(1e-6, 1, 200)
     axes.plot(above, limits.one_layer(1 + above).mean, color=style.depth_colour(1))
     axes.plot(above, (1.5 * above) ** (1 / 6), ":", color=style.INK)
-    axes.set(xscale="log", yscale="log", xlabel="n - 1")
-    axes.set_title("m; dotted $(3 (n - 1) / 2)^{1/6}$", fontsize=9)
+    axes.set(xscale="log", yscale="log", xlabel="n / β - 1")
+    axes.set_title("m; dotted $(3 (n / β - 1) / 2)^{1/6}$", fontsize=9)
     axes.tick_params(labelsize=8)

@@ -1,16 +1,23 @@
 """Figures of a sweep's table and curves: the data, costs against n, learning, the price of a Gaussian posterior."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import saved, style
+from experiments import premises, saved, style
 from experiments.saved import Saved
 from vae_bit import limits
 from vae_bit.limits import LN2
 from vae_bit.results import Table
 
-MEASURES = {"loss": "loss (nats)", "recon_per_dim": "reconstruction / n (nats)", "kl": "KL (nats)"}
+MEASURES = {
+    "loss": "loss = reconstruction + β KL (nats)",
+    "recon_per_dim": "reconstruction / n (nats)",
+    "kl": "KL (nats)",
+}
 
 
 @style.look
@@ -37,7 +44,9 @@ def figure_data(results: Saved) -> Figure:
 def figure_costs(results: Saved) -> Figure:
     """Loss, reconstruction cost per dimension and KL against n: trained, best possible, published."""
     rows = results.rows
-    figure = style.new(10, 4.2, "One layer pays more the larger n; two layers can stay near ln 2")
+    pays = premises.one_layer_pays_more(results)
+    title = "One layer pays more the larger n; deeper models stay near ln 2" if pays else "Costs against n"
+    figure = style.new(10, 4.4, title, setting(results))
     panels = figure.subplots(1, 3)
     for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
         for layers in saved.depths(rows):
@@ -57,7 +66,9 @@ def figure_learning(results: Saved) -> Figure:
     """Learning curves of the reconstruction cost per dimension, for each n."""
     rows, curves = results.rows, results.curves
     depths = saved.depths(rows)
-    figure = style.new(style.columns(depths), 3.8, "The larger n, the harder the code is pushed open")
+    pushed = premises.pushed_open(results)
+    title = "The larger n, the harder the code is pushed open" if pushed else "Reconstruction cost while training"
+    figure = style.new(style.columns(depths), 4.0, title, setting(results))
     colours = style.width_colours(saved.widths(rows))
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
     for axes, layers in zip(panels, depths, strict=True):
@@ -71,7 +82,7 @@ def figure_learning(results: Saved) -> Figure:
                 axes.axhline(limit.recon / n, color=colours[n], linestyle=":", linewidth=1)
         axes.set(yscale="log", xlabel="training step", title=style.depth_name(layers))
     panels[0].set_ylabel("reconstruction / n (nats)")
-    style.legend_right(figure, panels[0], "median; band:\nall seeds; dotted:\nlimit, 1 layer")
+    style.legend_right(figure, panels[0], "median; band:\nall seeds; dotted:\nbest for the ELBO,\n1 layer")
     return figure
 
 
@@ -79,7 +90,8 @@ def figure_learning(results: Saved) -> Figure:
 def figure_price(results: Saved) -> Figure:
     """What loss and KL are made of, for the median run of each depth and n."""
     depths = saved.depths(results.rows)
-    figure = style.new(style.columns(depths), 6, "The price of a Gaussian posterior: what comes on top of ln 2")
+    title = "What comes on top of ln 2, and what the KL is made of"
+    figure = style.new(style.columns(depths), 6.2, title, setting(results))
     panels = figure.subplots(2, len(depths), sharey="row", squeeze=False)
     for column, layers in enumerate(depths):
         widths = saved.widths(results.rows, layers)
@@ -97,13 +109,14 @@ def figure_price(results: Saved) -> Figure:
 
 
 @style.look
-def summary(rows: Table, curves: dict[str, np.ndarray]) -> Figure:
-    """A sweep at a glance: the loss while training, and loss and reconstruction cost per dimension against n."""
+def summary(rows: Table, curves: dict[str, np.ndarray], recipe: Mapping[str, Any]) -> Figure:
+    """A sweep at a glance: training, and the exact loss and reconstruction cost per dimension against n."""
     chosen, _ = saved.one_setting(rows)
-    rows = {name: column[chosen] for name, column in rows.items()}
-    figure = style.new(10, 3.9, "Trained runs and the best there is")
+    every, rows = rows, {name: column[chosen] for name, column in rows.items()}
+    title = "Trained runs and the lowest loss there is" if chosen.any() else "Every run diverged"
+    figure = style.new(10, 4.1, title, premises.setting(recipe, rows, every))
     learning, *panels = figure.subplots(1, 3)
-    _gap_curves(learning, rows, curves["step"], curves["loss"][chosen])
+    _learning_curves(learning, rows, curves["step"], curves["loss"][chosen], recipe)
     for axes, name in zip(panels, ("loss", "recon_per_dim"), strict=True):
         for layers in saved.depths(rows):
             _trained(axes, rows, layers, name)
@@ -115,14 +128,25 @@ def summary(rows: Table, curves: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _gap_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray) -> None:
+def setting(results: Saved) -> str:
+    """What was chosen for the runs that are drawn."""
+    return premises.setting(results.recipe, results.rows, results.every)
+
+
+def _learning_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray, recipe: Mapping[str, Any]) -> None:
+    """Of the ELBO its distance from the limit; of another objective, which that does not bound, the value itself."""
+    bounded = premises.trains_elbo(recipe)
     for layers in saved.depths(rows):
         for n in saved.widths(rows, layers):
             own = (rows["layers"] == layers) & (rows["n"] == n)
-            gap = np.median(loss[own] - rows["limit"][own, None], axis=0)
-            axes.plot(step, gap, color=style.depth_colour(layers), linewidth=1)
-    axes.set(xlabel="training step", title="loss above its limit (nats), each n")
-    axes.set_yscale("symlog", linthresh=1e-3)
+            height = np.median(loss[own] - rows["limit"][own, None] * bounded, axis=0)
+            axes.plot(step, height, color=style.depth_colour(layers), linewidth=1)
+    title = "loss above its limit (nats), each n" if bounded else f"-{recipe['objective']} objective (nats), each n"
+    axes.set(xlabel="training step", title=title)
+    axes.set_yscale("symlog", linthresh=1e-3 if bounded else 1.0)
+    if not bounded:  # such a value stays around ln 2, within one decade
+        ticks = [tick for tick in (0, 0.25, 0.5, 0.75, 1, 10, 100, 1000) if tick < axes.get_ylim()[1]]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 
 
@@ -138,7 +162,7 @@ def _trained(axes: Axes, rows: Table, layers: int, name: str) -> None:
 def _limit(axes: Axes, rows: Table, layers: int, name: str) -> None:
     """The exact limit: a curve over real n; two layers' reconstruction cost tends to 0 where n > beta."""
     beta = rows["beta"][0]
-    n = np.geomspace(rows["n"].min(), rows["n"].max() * 1.0001, 400)
+    n = np.geomspace(*style.width_range(saved.widths(rows)), 400)
     if layers == 1:
         limit = limits.one_layer(n, beta)
         height = {"loss": limit.loss, "recon_per_dim": limit.recon / n, "kl": limit.kl}[name]

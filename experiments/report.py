@@ -10,14 +10,16 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import folder, options, saved, style
 from experiments.options import BadInput
-from experiments.report_story import STORY, median
-from experiments.saved import Missing, Saved
+from experiments.report_story import STORY
+from experiments.saved import Saved
 from vae_bit import files
+from vae_bit.results import KEYS
 
 PAGE = Path(__file__).with_name("report_page.html")
 FULL_WIDTH = 9  # inches of a figure as wide as the page
@@ -27,7 +29,7 @@ DECIMALS = {"recon_per_dim": 7}
 
 def main() -> None:
     """Writes the report and says where."""
-    results = saved.load(Path(flags.FLAGS.run).expanduser())
+    results = saved.load(flags.FLAGS.run)
     path = results.out / "report.html"
     try:
         path.write_text(page(results), encoding="utf-8")
@@ -46,12 +48,17 @@ def page(results: Saved) -> str:
 
 
 def sections(results: Saved) -> Iterator[str]:
-    """The story, section by section; what the run cannot tell is named and left out."""
-    for heading, tell, draw in STORY:
-        try:
-            yield f"<section><h2>{heading}</h2>{tell(results)}{picture(draw(results)) if draw else ''}</section>"
-        except Missing as reason:
-            yield f"<section><h2>{heading}</h2><p class='note'>Left out: {reason}.</p></section>"
+    """The story, chapter by chapter; what the run cannot tell is named and left out."""
+    lacking = []
+    for told, needs, draw in STORY:
+        section = next((section for section in told if section.holds(results)), None)
+        if section is None:
+            lacking.append(f"{told[0].heading} (needs {needs})")
+            continue
+        figure = picture(draw(results)) if draw else ""
+        yield f"<section><h2>{section.heading}</h2>{section.tell(results)}{figure}</section>"
+    if lacking:
+        yield f"<p class='note'>Left out: {'; '.join(lacking)}.</p>"
 
 
 def picture(figure: Figure) -> str:
@@ -59,22 +66,26 @@ def picture(figure: Figure) -> str:
     file = io.BytesIO()
     style.save(figure, file, "svg")
     data = base64.b64encode(file.getvalue()).decode()
-    alt = html.escape(figure.get_suptitle())
+    alt = html.escape(figure.get_suptitle().strip())
     width = figure.get_figwidth()
     size = f"width: {100 * min(width / FULL_WIDTH, 1):.0f}%; min-width: {3.5 * width:.0f}rem"
     return f"<figure><img style='{size}' alt='{alt}' src='data:image/svg+xml;base64,{data}'></figure>"
 
 
 def table(results: Saved) -> str:
-    """Medians over the seeds, a line for each depth and n, beside what the post's author saved."""
-    names = ("layers", "n", "seeds", *COLUMNS, "the post's loss")
-    lines = [_row("th", (name.replace("_", " ") for name in names))]
-    for layers in saved.depths(results.rows):
-        for n in saved.widths(results.rows, layers):
-            count = saved.of(results.rows, layers=layers, n=n)["n"].size
-            post = [f"{run['loss']:.4f}" for run in saved.published() if (run["layers"], run["n"]) == (layers, n)]
-            medians = [f"{median(results, layers, n, name):z.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
-            lines.append(_row("td", [layers, f"{n:,}", count, *medians, *(post or ["-"])]))
+    """Medians over the seeds, a line for each setting of all runs, beside what the post's author saved at beta = 1."""
+    swept = [name for name in ("beta", "learning_rate") if np.unique(results.every[name]).size > 1]
+    lines = [
+        _row("th", (name.replace("_", " ") for name in ("layers", "n", *swept, "seeds", *COLUMNS, "the post's loss")))
+    ]
+    settings = np.stack([results.every[name] for name in KEYS[:-1]], 1)
+    for setting in np.unique(settings, axis=0):
+        keys = dict(zip(KEYS, setting.tolist(), strict=False))
+        own = saved.of(results.every, **keys)
+        alike = [run for run in saved.published() if (run["layers"], run["n"], 1.0) == tuple(setting[:3])]
+        medians = [f"{np.median(own[name]):z.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
+        shown = [f"{keys['layers']:g}", f"{keys['n']:,.0f}", *(f"{keys[name]:g}" for name in swept), own["n"].size]
+        lines.append(_row("td", [*shown, *medians, *([f"{run['loss']:.4f}" for run in alike] or ["-"])]))
     return f"<table>{''.join(lines)}</table>"
 
 
@@ -84,7 +95,7 @@ def origin(results: Saved) -> str:
     command = " ".join(["python -m experiments.sweep", *config.argv[1:]])
     versions = ", ".join(f"{name} {version}" for name, version in config.versions.items())
     recipe = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config.recipe).items())
-    notices = "".join(f"<p class='note'>Not shown: {html.escape(notice)}.</p>" for notice in results.notices)
+    notices = "".join(f"<p class='note'>Not drawn: {html.escape(notice)}.</p>" for notice in results.notices)
     how = "".join(f"<p>{html.escape(line)}</p>" for line in (recipe, versions))
     return f"{notices}<p><code>{html.escape(command)}</code></p>{how}"
 

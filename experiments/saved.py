@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from vae_bit import models, results
 from vae_bit.models import Architecture, Params
 from vae_bit.results import Table
 
+RECIPE = ("objective", "k", "steps")  # of config.json
 CELLS = 4000  # of a latent's range, over which the decoder is averaged
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -31,13 +32,17 @@ class Missing(Exception):
 
 
 class Saved(NamedTuple):
-    """A sweep's finite runs: `rows` and `curves` of one beta and learning rate, `every` of all; what was left out."""
+    """A sweep's finite runs: `rows` and `curves` of one beta and learning rate, `every` of all; what was left out.
+
+    `recipe` is config.json's word on the objective, k and steps.
+    """
 
     out: Path
     rows: Table
     curves: dict[str, np.ndarray]
     every: Table
     notices: list[str]
+    recipe: dict[str, Any]
 
 
 class Model(NamedTuple):
@@ -65,17 +70,18 @@ def _reading(out: Path) -> Iterator[None]:
 
 
 def load(out: results.Folder) -> Saved:
-    """Reads a sweep's folder; BadInput where it is missing, damaged or something else."""
-    out = Path(out)
+    """Reads a sweep's folder, `~` being the home; BadInput where it is missing, damaged or something else."""
+    out = Path(out).expanduser()
     with _reading(out):
         every, curves, _ = results.load(out)
+        recipe = {name: getattr(results.read_config(out).recipe, name) for name in RECIPE}
     finite = every["status"] != "diverged"
     if not finite.any():
         raise BadInput(f"--run={out}: every run diverged; expected at least one that did not")
     chosen, notices = one_setting(every)
     rows = {name: column[chosen] for name, column in every.items()}
     own_curves = {name: curve if name == "step" else curve[chosen] for name, curve in curves.items()}
-    return Saved(out, rows, own_curves, {name: column[finite] for name, column in every.items()}, notices)
+    return Saved(out, rows, own_curves, {name: column[finite] for name, column in every.items()}, notices, recipe)
 
 
 def one_setting(rows: Table) -> tuple[np.ndarray, list[str]]:
@@ -87,7 +93,8 @@ def one_setting(rows: Table) -> tuple[np.ndarray, list[str]]:
         values = np.unique(rows[name][chosen])
         medians = [np.median(rows["gap"][chosen & (rows[name] == value)]) for value in values]
         best = 1.0 if name == "beta" and 1.0 in values else values[np.argmin(medians)]
-        notices += [f"runs with {name} = {value:g}: those with {best:g} are drawn" for value in values if value != best]
+        others = [f"{name} = {value:g}" for value in values if value != best]
+        notices += [f"runs with {other}, but where all are shown: those with {best:g} are drawn" for other in others]
         chosen = chosen & (rows[name] == best)
     return chosen, notices
 
@@ -106,6 +113,11 @@ def depths(rows: Table) -> list[int]:
 def widths(rows: Table, layers: int | None = None) -> list[int]:
     """Values of n in the table, of one depth or of all, ascending."""
     return np.unique(rows["n"] if layers is None else of(rows, layers=layers)["n"]).tolist()
+
+
+def median(results: Saved, layers: int, n: int, name: str) -> float:
+    """The median of a column over the seeds of one depth and n."""
+    return float(np.median(of(results.rows, layers=layers, n=n)[name]))
 
 
 def median_row(rows: Table) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 DEPTHS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -24,6 +25,7 @@ look = rc_context(
         "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "axes.formatter.useoffset": False,
         "axes.grid": True,
         "axes.axisbelow": True,
         "grid.color": "#e6e6e6",
@@ -36,10 +38,14 @@ look = rc_context(
 )  # decorates a function that draws
 
 
-def new(width: float, height: float, title: str) -> Figure:
-    """An empty figure, inches, whose title says what to see."""
+def new(width: float, height: float, title: str, setting: str = "") -> Figure:
+    """An empty figure, inches, whose title says what to see; below it, smaller, what was chosen for the runs shown."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
+    heading = f"{title}\n" if setting else title
+    above = figure.suptitle(heading, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
+    below = Annotation(setting, (0, 0), xycoords=above, va="bottom", fontsize=9, color=INK, annotation_clip=False)
+    below.set_in_layout(False)
+    figure.add_artist(below)
     return figure
 
 
@@ -67,6 +73,11 @@ def depth_name(layers: int) -> str:
 def width_colours(widths: Sequence[int]) -> dict[int, tuple]:
     """A colour for each n of a run, dark to light as n grows."""
     return dict(zip(widths, colormaps["viridis"](np.linspace(0.0, 0.88, max(len(widths), 2))), strict=False))
+
+
+def width_range(widths: Sequence[int]) -> tuple[float, float]:
+    """From the least n to the largest, or from half to twice the only one."""
+    return (widths[0], widths[-1]) if len(widths) > 1 else (widths[0] / 2, widths[0] * 2)
 
 
 def width_axis(axes: Axes, widths: Sequence[int]) -> None:

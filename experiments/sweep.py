@@ -27,12 +27,12 @@ from experiments import figures, folder, options
 from experiments.keeper import Keeper
 from experiments.options import BadInput, Choice, Fault, Location, Number, Numbers, define, say
 from experiments.signals import Signals, Stopped
-from vae_bit import files, results, sweep
+from vae_bit import files, limits, results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset, override
 from vae_bit.programs import Group
 from vae_bit.sweep import Progress, Trained
-from vae_bit.training import Objective
+from vae_bit.training import Metrics, Objective
 
 FLAGS = flags.FLAGS
 WIDTH = 150  # of the table where there is no terminal
@@ -119,7 +119,8 @@ def carry_out(order: Order, out: Path, signals: Signals) -> results.Table:
     shutil.rmtree(out / folder.CHECKPOINTS, ignore_errors=True)
     show(rows)
     curves = results.load_curves(out)
-    files.write(out / "summary.png", lambda file: figures.save(figures.summary(rows, curves), file, "png"))
+    picture = figures.summary(rows, curves, order.config["recipe"])
+    files.write(out / "summary.png", lambda file: figures.save(picture, file, "png"))
     signals.release()  # one that came while Python could not raise, as in a destructor
     return rows
 
@@ -214,7 +215,7 @@ def about() -> dict[str, Any]:
 def progress_bars(groups: list[Group]) -> Iterator[list[Callable[[np.ndarray, Progress], None]]]:
     """Bars, one a group, and the function that moves each; silent where standard error is no terminal."""
     console = Console(stderr=True)
-    columns = ("{task.description}", BarColumn(), SpeedColumn(), TimeRemainingColumn(), "{task.fields[loss]}")
+    columns = ("{task.description}", BarColumn(), SpeedColumn(), TimeRemainingColumn(), "{task.fields[gap]}")
     with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
         yield [_report(bars, group) for group in groups]
 
@@ -229,15 +230,28 @@ class SpeedColumn(ProgressColumn):
 def _report(bars: Bars, group: Group) -> Callable[[np.ndarray, Progress], None]:
     n = f"{group.runs.n.min()}..{group.arch.width}" if group.runs.n.min() < group.arch.width else group.arch.width
     name = f"layers {group.arch.layers}, n {n}, {group.runs.n.size} runs"
-    task = bars.add_task(name, total=group.runs.n.size * group.recipe.steps, loss="")
-
-    ends, done = sweep.block_ends(group.recipe.steps), np.zeros(group.runs.n.size, int)
+    task = bars.add_task(name, total=group.runs.n.size * group.recipe.steps, gap="")
+    ends, done, limit = sweep.block_ends(group.recipe.steps), np.zeros(group.runs.n.size, int), own_limits(group)
 
     def report(which: np.ndarray, progress: Progress) -> None:
         done[which] = ends[len(progress.curves) - 1]
-        bars.update(task, completed=done.sum(), loss=f"median loss {np.median(progress.curves[-1].loss):.4f}")
+        gap = median_gap(progress.curves[-1], np.asarray(group.runs.beta)[which], limit[which])
+        bars.update(task, completed=done.sum(), gap=gap)
 
     return report
+
+
+def own_limits(group: Group) -> np.ndarray:
+    """The limit of each run [R]; runs that differ in seed and learning rate alone share one."""
+    settings, index = np.unique(np.stack([group.runs.n, group.runs.beta]), axis=1, return_inverse=True)
+    return limits.limit(group.arch.layers, *settings)[index]
+
+
+def median_gap(metrics: Metrics, beta: np.ndarray, limit: np.ndarray) -> str:
+    """The median distance of the sampled -ELBO = recon + beta * kl from each run's own limit, in words."""
+    gap = metrics.recon + beta * metrics.kl - limit
+    finite = gap[np.isfinite(gap)]
+    return f"median gap {np.median(finite):.4f}" if finite.size else "diverged"
 
 
 def show(rows: results.Table) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from experiments import figures, plots_codes, plots_runs, saved, style
+from experiments import figures, plots_runs, premises, saved, style
 from experiments.options import BadInput
 from experiments.saved import Missing
 from vae_bit import limits, models, results
 
+RECIPE = {"objective": "elbo", "k": 1, "steps": 300}
 ABOUT = {"argv": ["sweep"], "versions": {}}
 Z = np.array([-1.3, -0.2, 0.0, 0.4, 2.1])
 
@@ -31,7 +32,11 @@ def write(out, preset, trained):
 def at_n(group, n):
     """The group's runs as if all had been trained at n: their first n dimensions."""
     runs = group.group.runs
-    return group._replace(group=group.group._replace(runs=runs._replace(n=np.full_like(runs.n, n))))
+    return group._replace(
+        group=group.group._replace(
+            runs=runs._replace(n=np.full_like(runs.n, n), seed=np.arange(runs.n.size, dtype=np.uint32))
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,17 @@ def loaded(folder):
 @pytest.fixture(scope="module")
 def deep(loaded):
     return saved.median_model(loaded, 2, 5)
+
+
+def test_a_folder_may_be_given_as_text(folder, monkeypatch):
+    """In a notebook a folder is a str, of which the shell has not made `~` the home."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for name in (str(folder), f"~/{folder.name}"):
+        loaded = figures.load(name)
+        assert loaded.out == folder
+        assert saved.median_model(loaded, 1, 5).row["n"] == 5
+    with pytest.raises(BadInput, match="--run=none: "):
+        figures.load("none")
 
 
 def normal(z, mean: Any = 0.0, std: Any = 1.0):
@@ -165,7 +181,7 @@ def test_a_run_of_two_layers_alone(tmp_path, tiny, trained):
 def test_summary_of_a_sweep_that_diverged(folder, tmp_path):
     rows = results.load_table(folder)
     rows["status"] = np.full(rows["n"].size, "diverged")
-    style.save(figures.summary(rows, results.load_curves(folder)), tmp_path / "summary.png")
+    style.save(figures.summary(rows, results.load_curves(folder), RECIPE), tmp_path / "summary.png")
 
 
 def truncate(path):
@@ -222,5 +238,5 @@ def test_the_command_refuses_a_foreign_folder(tmp_path):
 
 def test_legible_width():
     for widths, best in (((1, 5, 10, 1000), 10), ((1,), 1), ((1, 100, 1000), 1000)):
-        results = saved.Saved(Path(), {"n": np.array(widths)}, {}, {}, [])
-        assert plots_codes.legible_width(results) == best
+        results = saved.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE)
+        assert premises.legible_width(results) == best

@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from vae_bit.limits import LN2, conditional_entropy, limit, mmse, one_layer, prior_mismatch
+from vae_bit.limits import LN2, conditional_entropy, information, limit, mmse, one_layer, prior_mismatch
 
 GRID = np.linspace(-14.0, 14.0, 5601)
 
@@ -167,6 +167,8 @@ def test_limit_of_more_layers():
     for layers in (0, -1, 1.5):
         with pytest.raises(ValueError, match="layers must be an integer >= 1, got"):
             limit(layers, 5)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match="layers must be an integer >= 1, got"):
+            information(layers, 5)  # pyright: ignore[reportArgumentType]
 
 
 def _mixture_kl(means, stds):

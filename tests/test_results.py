@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from scipy import integrate, stats
 
 from vae_bit import exact, limits, models, results
 
@@ -65,7 +66,7 @@ def test_limits_are_those_of_each_row(rows):
 
 
 def test_status_rules():
-    cases = [  # n, beta, finished, loss, mutual information
+    cases = [  # n, beta, finished, loss, mutual information; of two layers, whose optimum holds ln 2 where n > beta
         (5, 1.0, True, 1.1, 0.6, "ok"),
         (5, 1.0, True, math.nan, math.nan, "diverged"),
         (5, 1.0, True, math.inf, 0.6, "diverged"),
@@ -82,7 +83,40 @@ def test_status_rules():
     n, beta, finished, loss, information, expected = (np.array(column) for column in zip(*cases, strict=True))
     figures: Any = exact.Evaluation(*map(jnp.asarray, [loss] * len(exact.Evaluation._fields)))
     figures = figures._replace(loss=loss, mutual_information=information)
-    np.testing.assert_array_equal(results.status(n, beta, finished, figures), expected)
+    np.testing.assert_array_equal(results.status(2, n, beta, finished, figures), expected)
+
+
+def information_of(m, s):
+    """I(x; z) = H(z) - H(z | x) of the codes N(+-m, s^2), by integrating the density of z."""
+
+    def term(z):
+        q = (stats.norm.pdf(z, m, s) + stats.norm.pdf(z, -m, s)) / 2.0
+        return -q * np.log(q)
+
+    height, _ = integrate.quad(term, -m - 12.0 * s, m + 12.0 * s, epsabs=1e-12, epsrel=1e-12, limit=500)
+    return height - stats.norm(0.0, s).entropy()
+
+
+@pytest.mark.parametrize("ratio", [1.000001, 1.00001, 1.0001, 1.4, 5.0, 1000.0])
+def test_a_run_at_the_optimum_has_not_collapsed(ratio):
+    """Just above n = beta one layer's optimum itself holds less than 0.01 nats."""
+    n, beta = np.array([1]), np.array([1.0 / ratio])
+    code = limits.one_layer(n, beta)
+    best = np.array([information_of(code.mean[0], code.std[0])])
+    np.testing.assert_allclose(limits.information(1, n, beta), best, atol=1e-10)
+    assert (best[0] < 0.01) == (ratio == 1.000001)
+    for held, at in ((0.0, np.zeros(1)), (0.51, 0.51 * best), (1.0, best)):
+        figures: Any = exact.Evaluation(*[np.ones(1)] * len(exact.Evaluation._fields))
+        status = results.status(1, n, beta, np.array([True]), figures._replace(mutual_information=at))
+        assert status[0] == ("collapsed" if held == 0.0 and best[0] > 0.01 else "ok"), (held, best)
+
+
+def test_rounding_below_zero_is_no_collapse():
+    """Where no code pays the exact mutual information may come out as -1e-9."""
+    figures: Any = exact.Evaluation(*[np.full(2, -1e-9)] * len(exact.Evaluation._fields))
+    for layers in (1, 2, 3):
+        status = results.status(layers, np.array([1, 2]), np.array([1.0, 3.0]), np.array([True, True]), figures)
+        assert status.tolist() == ["ok", "ok"]
 
 
 def test_status_of_runs(rows):

@@ -84,17 +84,6 @@ def test_a_folder_in_use_is_refused(work, done, stopped):
     assert (snapshot(done), snapshot(stopped)) == before
 
 
-def test_one_line_serves_the_first_start_and_every_other(work, done):
-    """As a scheduler has it that starts a job again."""
-    line = ("sweep", *SMALL, "--out=once", "--resume")
-    (work / "once").mkdir()
-    first, second = Command(work, *line).wait(), Command(work, *line).wait()
-    assert first.stderr == "notice: --resume: no sweep has begun in once yet; this one begins\n"
-    assert (first.status, second.status, second.stderr) == (0, 0, "")
-    assert second.stdout.splitlines()[0] == "nothing left to train in once"
-    assert same_bits(work / "once", done)
-
-
 def test_other_settings_are_refused_one_by_one(work, done):
     before = snapshot(done)
     given = (

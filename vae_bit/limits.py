@@ -47,10 +47,7 @@ def conditional_entropy(t: ArrayLike) -> Array:
     `t` >= 0 of any shape; the result has the same shape.
     """
     t = nonnegative("t", t)
-    w, weights = _normal_rule(t)
-    ratio = np.exp(-2.0 * w)
-    entropy = np.log1p(ratio) / ratio + 2.0 * w / (1.0 + ratio)
-    return np.exp(-t / 2.0) * np.sum(weights * np.exp(-w) * (1.0 + ratio) / 2.0 * entropy, axis=-1)
+    return np.exp(-t / 2.0) * _entropy_mean(t)
 
 
 def mmse(t: ArrayLike) -> Array:
@@ -79,8 +76,9 @@ def one_layer(n: ArrayLike, beta: ArrayLike = 1.0) -> Limit:
     `n` and `beta` are finite real numbers > 0 and broadcast; anything else raises ValueError.
     """
     n, beta = positive("n", n), positive("beta", beta)
-    t = _best_ratio(positive("n / beta", n / beta))
-    recon, kl = n * conditional_entropy(t), np.log1p(t) / 2.0
+    t = _best_ratio(n, beta)
+    factor = np.exp(-t / 4.0)  # its square alone underflows where n / beta is huge
+    recon, kl = n * factor * _entropy_mean(t) * factor, np.log1p(t) / 2.0
     std = 1.0 / np.sqrt(1.0 + t)
     return Limit(recon + beta * kl, recon, kl, np.sqrt(t) * std, std)
 
@@ -97,11 +95,29 @@ def limit(layers: int, n: ArrayLike, beta: ArrayLike = 1.0) -> Array:
     weight n may be any real number > 0, and layers above the second change nothing: they can copy the prior.
     Raises ValueError unless `layers` is an integer >= 1, and as `one_layer` does.
     """
-    if not (layers >= 1 and layers % 1 == 0):
-        raise ValueError(f"layers must be an integer >= 1, got {layers}")
+    _require_depth(layers)
     if layers == 1:
         return one_layer(n, beta).loss
     return np.minimum(positive("n", n), positive("beta", beta)) * LN2
+
+
+def information(layers: int, n: ArrayLike, beta: ArrayLike = 1.0) -> Array:
+    """I(x; z) in nats at the optimum: what the best code of `limit` holds of the bit, 0 <= I <= ln 2.
+
+    layers = 1: ln 2 - R(t), t = m^2 / s^2 of `one_layer`'s codes, about t / 2 just above n = beta.
+    layers >= 2: ln 2 where n > beta, approached as the loss approaches its limit. Both are 0 for n <= beta; at
+    n = beta two layers lose nothing by a code, nor gain. Shapes and errors as in `limit`.
+    """
+    _require_depth(layers)
+    if layers == 1:
+        code = one_layer(n, beta)
+        return LN2 - conditional_entropy(np.square(code.mean / code.std))
+    return np.where(positive("n", n) > positive("beta", beta), LN2, 0.0)
+
+
+def _require_depth(layers: int) -> None:
+    if not (layers >= 1 and layers % 1 == 0):
+        raise ValueError(f"layers must be an integer >= 1, got {layers}")
 
 
 def prior_mismatch(m: ArrayLike) -> Mismatch:
@@ -116,76 +132,123 @@ def prior_mismatch(m: ArrayLike) -> Mismatch:
     `m` >= 0 of any shape; anything else raises ValueError.
     """
     m = nonnegative("m", m)
-    square = np.where(m > 0.0, np.square(m), 1.0)
-    t = np.where(m > 0.0, invert(_separation, square, square), 0.0)
+    with np.errstate(over="ignore"):
+        square, half = np.square(m), m * (m / 2.0)
+    opened = square > 0.0
+    # Beyond 1e4 the codes do not overlap: t mmse(t) = 0.
+    guess = np.clip(np.where(opened, square, 1.0), None, 1e4)
+    t = np.where(opened, invert(_separation, np.log(guess), guess), 0.0)
     variance = 1.0 - t * mmse(t)
-    kl = (np.square(m) + variance - 1.0 - np.log(variance)) / 2.0 - LN2 + conditional_entropy(t)
-    return Mismatch(kl, np.sqrt(variance))
+    far = half + (variance - 1.0 - np.log(variance)) / 2.0 - LN2 + conditional_entropy(t)
+    return Mismatch(np.where(t < 0.5, _small_mismatch(np.minimum(t, 0.5)), far), np.sqrt(variance))
+
+
+def finite(name: str, value: ArrayLike) -> Array:
+    """`value` as float64; ValueError that names it unless every entry is a finite number."""
+    array = np.asarray(value, np.float64)
+    return _require(name, array, np.isfinite(array), "")
 
 
 def positive(name: str, value: ArrayLike) -> Array:
     """`value` as float64; ValueError that names it unless every entry is finite and > 0."""
     array = np.asarray(value, np.float64)
-    return _require(name, array, array > 0.0, "> 0")
+    return _require(name, array, array > 0.0, " and > 0")
 
 
 def nonnegative(name: str, value: ArrayLike) -> Array:
     """`value` as float64; ValueError that names it unless every entry is finite and >= 0."""
     array = np.asarray(value, np.float64)
-    return _require(name, array, array >= 0.0, ">= 0")
+    return _require(name, array, array >= 0.0, " and >= 0")
 
 
 def _require(name: str, array: Array, allowed: NDArray[np.bool_], want: str) -> Array:
     bad = ~(allowed & np.isfinite(array))
     if np.any(bad):
-        raise ValueError(f"{name} must be finite and {want}, got {array[bad][0]}")
+        raise ValueError(f"{name} must be finite{want}, got {array[bad][0]}")
     return array
 
 
-def invert(curve: Callable[[Array], tuple[Array, Array]], value: Array, start: Array) -> Array:
-    """The t > 0 where a rising curve has a given value > 0, by Newton's method on ln t -> ln curve.
+def invert(curve: Callable[[Array], tuple[Array, Array]], log_value: Array, start: Array) -> Array:
+    """The t > 0 where the logarithm of a rising curve has a given value, by Newton's method on ln t -> ln curve.
 
-    `curve` returns (height, slope); all shapes agree. Meant for curves that are nearly straight in
-    logarithms: from the starts used here a sixth step no longer moves the result.
+    `curve` returns (ln height, d ln height / d ln t); all shapes agree. Meant for curves that are nearly
+    straight in logarithms: from the starts used here a sixth step no longer moves the result.
     """
     log_t = np.log(start)
     for _ in range(6):
-        t = np.exp(log_t)
-        height, slope = curve(t)
-        log_t = log_t - np.log(height / value) * height / (slope * t)
+        log_height, slope = curve(np.exp(log_t))
+        log_t = log_t - (log_height - log_value) / slope
     return np.exp(log_t)
 
 
-def _best_ratio(n: Array) -> Array:
-    """The t > 0 with n (1 + t) mmse(t) = 1 where n > 1, else 0."""
-    gap = np.log(np.where(n > 1.0, n, 2.0))
+def _best_ratio(n: Array, beta: Array) -> Array:
+    """The t > 0 with (n / beta) (1 + t) mmse(t) = 1 where n > beta, else 0."""
+    opened = n > beta
+    # ln(n / beta), where n / beta rounds near 1 and overflows far from it
+    close = opened & (n / 2.0 < beta)
+    near = -np.log1p(-np.where(close, n - beta, 0.0) / n)
+    gap = np.where(close, near, np.where(opened, np.log(n) - np.log(beta), 1.0))
     start = np.cbrt(1.5 * gap) + 2.0 * gap
-    return np.where(n > 1.0, invert(_linear_gap, gap, start), 0.0)
+    return np.where(opened, invert(_linear_gap, np.log(gap), start), 0.0)
 
 
 def _linear_gap(t: Array) -> tuple[Array, Array]:
-    """-ln((1 + t) mmse(t)), by how much the best estimate of X beats the best linear one, and its slope."""
+    """-ln((1 + t) mmse(t)), by how much the best estimate of X beats the best linear one, for `invert`."""
     sech, sech_cubed = _sech_means(t)
     gap = t / 2.0 - np.log1p(t) - np.log(sech)
     small = t < 0.1
     excess = _squared_difference(np.where(small, t, 0.0))
-    return np.where(small, -np.log1p(-(1.0 + t) * excess), gap), sech_cubed / sech - 1.0 / (1.0 + t)
+    gap = np.where(small, -np.log1p(-(1.0 + t) * excess), gap)
+    return np.log(gap), t * (sech_cubed / sech - 1.0 / (1.0 + t)) / gap
 
 
 def _squared_difference(t: Array) -> Array:
     """1 / (1 + t) - mmse(t) = E[(E[X | Y] - linear estimate)^2], orthogonal to the error of E[X | Y].
 
-    It is 2 t^3 / 3 near 0, where the difference of the two terms would cancel; a mean of squares does not.
+    It is 2 t^3 / 3 near 0, where the difference of the two terms would cancel; a mean of squares does not. Nor
+    do tanh w and w / (1 + t) in it, as w (c - t) / ((1 + c) (1 + t)) up to sign with c = w / tanh w - 1: by
+    Lambert's continued fraction, c = w^2 / (3 + w^2 / (5 + ...)).
     """
     w, weights = _normal_rule(t)
-    difference = np.tanh(w) - w / (1.0 + t)[..., None]
-    return np.exp(-t / 2.0) * np.sum(weights * np.cosh(w) * np.square(difference), axis=-1)
+    small = np.minimum(w, 1.0)
+    c = np.zeros_like(w)
+    for odd in range(21, 1, -2):
+        c = np.square(small) / (odd + c)
+    c = np.where(w < 1.0, c, w / np.tanh(np.maximum(w, 1.0)) - 1.0)
+    t = np.asarray(t)[..., None]
+    difference = w * (c - t) / ((1.0 + c) * (1.0 + t))
+    return np.exp(-t[..., 0] / 2.0) * np.sum(weights * np.cosh(w) * np.square(difference), axis=-1)
+
+
+def _small_mismatch(t: Array) -> Array:
+    """`prior_mismatch`'s KL for small t, where its terms cancel, as the integral of dKL/dm over the minima.
+
+    m dm = d(m^2) / 2 and mmse = s^2 - (1 + t) D, D the squared difference: dKL = (1 + t) D / (2 s^2) d(m^2).
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    path = t[..., None] * (1.0 + nodes) / 2.0
+    variance = 1.0 - path * mmse(path)
+    slope = _separation_slope(path)
+    return t / 4.0 * np.sum(weights * (1.0 + path) * _squared_difference(path) / variance * slope, axis=-1)
 
 
 def _separation(t: Array) -> tuple[Array, Array]:
-    """t (1 - t mmse(t)), the squared mean of `prior_mismatch`'s codes, and its slope."""
+    """t (1 - t mmse(t)), the squared mean of `prior_mismatch`'s codes, for `invert`."""
+    variance = 1.0 - t * mmse(t)
+    return np.log(t * variance), _separation_slope(t) / variance
+
+
+def _separation_slope(t: Array) -> Array:
     error, curvature = (np.exp(-t / 2.0) * mean for mean in _sech_means(t))
-    return t * (1.0 - t * error), 1.0 - 2.0 * t * error + np.square(t) * curvature
+    return 1.0 - 2.0 * t * error + np.square(t) * curvature
+
+
+def _entropy_mean(t: Array) -> Array:
+    """E[cosh(w) H(w)] of `conditional_entropy`."""
+    w, weights = _normal_rule(t)
+    ratio = np.exp(-2.0 * w)
+    entropy = np.log1p(ratio) / ratio + 2.0 * w / (1.0 + ratio)
+    return np.sum(weights * np.exp(-w) * (1.0 + ratio) / 2.0 * entropy, axis=-1)
 
 
 def _sech_means(t: Array) -> tuple[Array, Array]:

@@ -41,7 +41,7 @@ COLUMNS = (*KEYS, "status", "steps", "loss", "recon", "recon_per_dim", "kl", "li
 WHOLE = {"layers": (1, 64), "n": (1, 2**31 - 1), "seed": (0, 2**32 - 1), "steps": (0, 2**31 - 1)}  # and their bounds
 POSITIVE = ("beta", "learning_rate")
 CURVES = ("loss", "recon", "kl")
-COLLAPSED = 0.01  # nats of mutual information at the top layer
+COLLAPSED = 0.01  # nats of mutual information at the top layer, held and missing
 
 
 class Contents(NamedTuple):
@@ -78,7 +78,7 @@ def _columns(trained: Trained) -> Table:
         "beta": runs.beta,
         "learning_rate": runs.learning_rate,
         "seed": runs.seed,
-        "status": status(runs.n, runs.beta, trained.finite, figures),
+        "status": status(arch.layers, runs.n, runs.beta, trained.finite, figures),
         "steps": trained.steps,
         "loss": figures.loss,
         "recon": figures.recon,
@@ -89,10 +89,17 @@ def _columns(trained: Trained) -> Table:
     } | {name: getattr(figures, name) for name in EXACT}
 
 
-def status(n: np.ndarray, beta: np.ndarray, finished: np.ndarray, figures: Evaluation) -> np.ndarray:
-    """`diverged`: stopped early or the loss is not finite; `collapsed`: n > beta, so that a code pays, yet z_L holds
-    none; else `ok`."""
-    collapsed = (n > beta) & (figures.mutual_information < COLLAPSED)
+def status(layers: int, n: np.ndarray, beta: np.ndarray, finished: np.ndarray, figures: Evaluation) -> np.ndarray:
+    """`diverged`, `collapsed` or `ok`, of runs [R].
+
+    diverged: training stopped early, or the loss is not finite.
+    collapsed: I < 0.01 and I <= I* - 0.01, with I the top layer's mutual information with x and I* what the optimum
+    holds (`limits.information`), both in nats. Such a run holds less than half of what the optimum does; where the
+    optimum itself holds less than 0.01, because a code pays nothing (n <= beta) or next to nothing, no run collapses.
+    """
+    information = figures.mutual_information
+    best = limits.information(layers, n, beta)
+    collapsed = (information < COLLAPSED) & (information <= best - COLLAPSED)
     diverged = ~finished | ~np.isfinite(figures.loss)
     return np.where(diverged, "diverged", np.where(collapsed, "collapsed", "ok"))
 
