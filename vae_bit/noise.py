@@ -137,8 +137,8 @@ def shifted_lattice(key: Array, layers: int, samples: int) -> Array:
 def rank1_lattice(layers: int, samples: int) -> np.ndarray:
     """[L, K] the Korobov lattice frac(k (1, g, g^2, ...) / K) whose g has the least worst-case error P_2.
 
-    P_2 = mean_k prod_l (1 + 2 pi^2 B_2(x_kl)) - 1 with B_2(x) = x^2 - x + 1/6 (Sloan and Joe 1994, chapter 4). Axes of m
-    distinct numbers with m^2 < 2 K are refused: a function of such an axis alone could vary more than on iid draws.
+    P_2 = mean_k prod_l (1 + 2 pi^2 B_2(x_kl)) - 1 with B_2(x) = x^2 - x + 1/6 (Sloan and Joe 1994, chapter 4). Axes
+    of m distinct numbers with m^2 < 2 K are refused: a function of such an axis could vary more than on iid draws.
     """
     least = math.sqrt(2 * samples)
     generators = [g for g in range(1, min(samples, 1000) // 2 + 2) if _least_distinct(g, layers, samples) >= least]
