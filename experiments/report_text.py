@@ -33,7 +33,7 @@ def not_trained(results: Saved, words: str) -> str:
 
 def tell_data(results: Saved) -> str:
     seeds = max(saved.of(results.rows, layers=layers, n=n)["n"].size for layers, n in premises.settings(results))
-    medians = "They are medians over seeds, and densities are those of the run with the median loss." * (seeds > 1)
+    medians = "They are medians over seeds; densities and bars are those of the run with the median loss." * (seeds > 1)
     other = not_trained(results, "That is not the ELBO: what is best for one need not be best for the other.")
     return f"""<p>Two points, x<sup>(0)</sup> and x<sup>(1)</sup>, equally likely: n zeros or n ones. Whatever n is,
     that is one bit, and the mean of -ln p(x) under any model is at least its entropy, ln 2 = {nats(LN2)} nats. One

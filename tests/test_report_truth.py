@@ -1,4 +1,4 @@
-"""What the report and the pictures say of runs that are not the post's: real sweeps, sentences against their premises."""
+"""What the report and the pictures say of real sweeps that are not the post's: no sentence without its premise."""
 
 import html
 import re
