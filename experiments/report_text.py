@@ -127,12 +127,12 @@ def tell_losses(results: Saved, then: Callable[[int, int], str]) -> str:
 
 
 def tell_price_of_a_code(results: Saved) -> str:
-    said = tell_losses(results, lambda *pair: f", so training left {nats(median(results, *pair, 'gap'))}")
+    said = tell_losses(results, lambda layers, n: f", so training left {nats(median(results, layers, n, 'gap'))}")
     return f"<p>A code has its price. {said}</p>"
 
 
 def tell_exact_losses(results: Saved) -> str:
-    said = tell_losses(results, lambda *pair: f", and -ln p(x) = {nats(median(results, *pair, 'nll'))}")
+    said = tell_losses(results, lambda layers, n: f", and -ln p(x) = {nats(median(results, layers, n, 'nll'))}")
     return f"<p>{said} {not_trained(results, 'Training did not minimise this loss.')}</p>"
 
 
