@@ -33,7 +33,8 @@ OBJECTIVES = {
 
 def objective(recipe: Mapping[str, Any]) -> str:
     """What training maximises, in words."""
-    words = OBJECTIVES.get(recipe["objective"], recipe["objective"])
+    name: str = recipe["objective"]
+    words = OBJECTIVES.get(name, name)
     return f"{words}, {recipe['k']} draws in each" if recipe["k"] > 1 else words
 
 

@@ -80,7 +80,7 @@ def table(results: Saved) -> str:
     ]
     settings = np.stack([results.every[name] for name in KEYS[:-1]], 1)
     for setting in np.unique(settings, axis=0):
-        keys = dict(zip(KEYS, setting.tolist(), strict=False))
+        keys: dict[str, float] = dict(zip(KEYS, setting.tolist(), strict=False))
         own = saved.of(results.every, **keys)
         alike = [run for run in saved.published() if (run["layers"], run["n"], 1.0) == tuple(setting[:3])]
         medians = [f"{np.median(own[name]):z.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]

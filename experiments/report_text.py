@@ -33,7 +33,7 @@ def not_trained(results: Saved, words: str) -> str:
 
 def tell_data(results: Saved) -> str:
     seeds = max(saved.of(results.rows, layers=layers, n=n)["n"].size for layers, n in premises.settings(results))
-    medians = "They are medians over seeds, and densities are those of the run with the median loss." * (seeds > 1)
+    medians = "They are medians over seeds; densities and bars are those of the run with the median loss." * (seeds > 1)
     other = not_trained(results, "That is not the ELBO: what is best for one need not be best for the other.")
     return f"""<p>Two points, x<sup>(0)</sup> and x<sup>(1)</sup>, equally likely: n zeros or n ones. Whatever n is,
     that is one bit, and the mean of -ln p(x) under any model is at least its entropy, ln 2 = {nats(LN2)} nats. One
@@ -127,12 +127,12 @@ def tell_losses(results: Saved, then: Callable[[int, int], str]) -> str:
 
 
 def tell_price_of_a_code(results: Saved) -> str:
-    said = tell_losses(results, lambda *pair: f", so training left {nats(median(results, *pair, 'gap'))}")
+    said = tell_losses(results, lambda layers, n: f", so training left {nats(median(results, layers, n, 'gap'))}")
     return f"<p>A code has its price. {said}</p>"
 
 
 def tell_exact_losses(results: Saved) -> str:
-    said = tell_losses(results, lambda *pair: f", and -ln p(x) = {nats(median(results, *pair, 'nll'))}")
+    said = tell_losses(results, lambda layers, n: f", and -ln p(x) = {nats(median(results, layers, n, 'nll'))}")
     return f"<p>{said} {not_trained(results, 'Training did not minimise this loss.')}</p>"
 
 

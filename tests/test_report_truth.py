@@ -1,4 +1,4 @@
-"""What report and pictures say of runs that are not the post's: real sweeps, sentences against their premises."""
+"""What the report and the pictures say of real sweeps that are not the post's: no sentence without its premise."""
 
 import html
 import re
@@ -151,7 +151,7 @@ def test_the_summary_shows_a_gap_of_the_elbo_alone(sweep, flags, bounded):
     chosen, _ = saved.one_setting(rows)
     own = chosen & (rows["n"] == 1)
     expected = np.median(curves["loss"][own], axis=0) - bounded * rows["limit"][own][0]
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), expected, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(figure.axes[0].lines[0].get_ydata()), expected, atol=1e-6)
     assert ("limit" in figure.axes[0].get_title(loc="left")) == bounded
     assert ("-dreg objective" in figure.axes[0].get_title(loc="left")) != bounded
 
@@ -188,6 +188,7 @@ def test_the_bar_tells_the_median_gap_to_each_runs_own_limit(tiny):
     beta = np.asarray(group.runs.beta)
     above = np.array([0.01, 0.02, 0.03, np.nan] * 3)
     recon = limit + above - beta * kl
-    metrics: Any = Metrics(*(np.full_like(kl, 7.0), recon, kl))
+    sampled: Any = {"loss": np.full_like(kl, 7.0), "recon": recon, "kl": kl}
+    metrics = Metrics(**sampled)
     assert command.median_gap(metrics, beta, limit) == "median gap 0.0200"
-    assert command.median_gap(metrics._replace(recon=recon * np.nan), beta, limit) == "diverged"
+    assert command.median_gap(Metrics(**sampled | {"recon": recon * np.nan}), beta, limit) == "diverged"

@@ -86,6 +86,12 @@ def test_status_rules():
     np.testing.assert_array_equal(results.status(2, n, beta, finished, figures), expected)
 
 
+def evaluation(information) -> Any:
+    """Finite figures of some runs with the given mutual information."""
+    figures: Any = dict.fromkeys(exact.Evaluation._fields, np.ones(len(information)))
+    return exact.Evaluation(**figures | {"mutual_information": information})
+
+
 def information_of(m, s):
     """I(x; z) = H(z) - H(z | x) of the codes N(+-m, s^2), by integrating the density of z."""
 
@@ -106,16 +112,15 @@ def test_a_run_at_the_optimum_has_not_collapsed(ratio):
     np.testing.assert_allclose(limits.information(1, n, beta), best, atol=1e-10)
     assert (best[0] < 0.01) == (ratio == 1.000001)
     for held, at in ((0.0, np.zeros(1)), (0.51, 0.51 * best), (1.0, best)):
-        figures: Any = exact.Evaluation(*[np.ones(1)] * len(exact.Evaluation._fields))
-        status = results.status(1, n, beta, np.array([True]), figures._replace(mutual_information=at))
+        status = results.status(1, n, beta, np.array([True]), evaluation(at))
         assert status[0] == ("collapsed" if held == 0.0 and best[0] > 0.01 else "ok"), (held, best)
 
 
 def test_rounding_below_zero_is_no_collapse():
     """Where no code pays the exact mutual information may come out as -1e-9."""
-    figures: Any = exact.Evaluation(*[np.full(2, -1e-9)] * len(exact.Evaluation._fields))
+    rounded = evaluation(np.full(2, -1e-9))
     for layers in (1, 2, 3):
-        status = results.status(layers, np.array([1, 2]), np.array([1.0, 3.0]), np.array([True, True]), figures)
+        status = results.status(layers, np.array([1, 2]), np.array([1.0, 3.0]), np.array([True, True]), rounded)
         assert status.tolist() == ["ok", "ok"]
 
 
