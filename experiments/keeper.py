@@ -1,48 +1,35 @@
-"""Keeps a sweep's work: when a chunk of runs is saved, and what a signal to stop does."""
+"""Keeps a sweep's work: when a chunk of runs is saved, which a signal to stop hastens but never cuts short."""
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import jax
 import numpy as np
 
+from experiments.signals import Stop
 from vae_bit import checkpoint, sweep
 from vae_bit.files import Damaged
 from vae_bit.programs import Group
 from vae_bit.sweep import Progress, Watch
 
 SHARE = 0.02  # of the time, which saving what is finished may take
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(BaseException):
-    """A signal has asked the sweep to stop; `signal` is its number. No Exception, lest it be taken for a fault."""
-
-    def __init__(self, number: int):
-        self.signal = signal.Signals(number)
 
 
 class Keeper:
     """Saves chunks into `folder`: those in training every so many seconds, finished ones as soon as it is cheap."""
 
-    def __init__(self, folder: Path, seconds: float):
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder: Path, seconds: float, stop: Stop):
+        self.folder, self.seconds, self.stop = folder, seconds, stop
         self._start = self._saved = time.monotonic()
         self._spent = 0.0
         self._unsaved: list[tuple[Group, slice, Progress]] = []
-        self._training = False
-        self._signal: int | None = None
 
     def watch(self, group: Group, show: Callable[[slice, Progress], None]) -> Watch:
         """Resumes the group's chunks from what is saved; saves, shows and stops after its blocks."""
-        return Watch(partial(self._resume, group), partial(self._report, group, show))
+        return Watch(partial(self._resume, group), partial(self._report, group, show), self.stop.check)
 
     def save(self) -> None:
         """Saves what is not saved yet."""
@@ -53,47 +40,28 @@ class Keeper:
         self._saved = time.monotonic()
         self._spent += self._saved - start
 
-    def stop_on_signals(self) -> None:
-        """From now on a signal raises Stopped, after the block where one is in training; a second signal kills."""
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._stop)
-
     def _resume(self, group: Group, where: slice) -> Progress | None:
-        self._training = True
         try:
             progress = checkpoint.load(self.folder, group, where)
         except Damaged as error:
             print(f"notice: {error}; its runs are trained from the start", file=sys.stderr)
             checkpoint.remove(self.folder, group, where)
             progress = None
-        self._training = progress is None or not _finished(group, progress)
-        if self._signal is not None:
-            raise Stopped(self._signal)
+        self.stop.check()
         return progress
 
     def _report(self, group: Group, show: Callable[[slice, Progress], None], where: slice, progress: Progress) -> None:
         show(where, progress)
-        now, number = time.monotonic(), self._signal
+        now, stopping = time.monotonic(), self.stop.asked is not None
         finished = _finished(group, progress)
-        due = number is not None or now - self._saved >= self.seconds
+        due = stopping or now - self._saved >= self.seconds
         if finished or due:
             state = jax.tree.map(np.asarray, progress.state)
             self._unsaved.append((group, where, progress._replace(state=state)))
         if due or (finished and self._spent <= SHARE * (now - self._start)):
             self.save()
-        self._training = not finished
-        if number is not None:
-            raise Stopped(number)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        self._signal = number
-        if not self._training:
-            raise Stopped(number)
-        with suppress(OSError):  # not print: the signal may have come in the middle of one
-            os.write(2, b"stopping after this block; a second signal ends the sweep at once\n")
+        if stopping:  # asked meanwhile, it waits for the next block, so that what is saved is the latest
+            self.stop.check()
 
 
 def _finished(group: Group, progress: Progress) -> bool:

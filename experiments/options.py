@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from experiments import signals
 from vae_bit.files import Damaged
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -124,6 +125,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.set_verbosity(logging.WARNING)
     _open_streams()
     try:
+        signals.interrupt()
         app.run(lambda argv: _leave(main() or 0), flags_parser=_parse)
     except (BadInput, Damaged) as error:
         sys.exit(_refuse(error))
@@ -160,6 +162,7 @@ def _leave(status: int) -> int:
             say(end="")
         sys.stderr.flush()
         os._exit(status)
+    signals.die_at_once()  # Python's own end may take seconds
     say(end="")
     return status
 

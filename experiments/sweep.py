@@ -5,6 +5,7 @@ python -m experiments.sweep --n=1,5,1000
 
 import dataclasses
 import importlib.metadata
+import io
 import shlex
 import shutil
 import sys
@@ -24,9 +25,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from experiments import figures, folder, options
-from experiments.keeper import Keeper, Stopped
+from experiments import figures, folder, options, signals
+from experiments.keeper import Keeper
 from experiments.options import BadInput, Choice, Fault, NonEmpty, Number, Numbers, define, say
+from experiments.signals import Stop, Stopped
 from vae_bit import files, results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset
@@ -78,49 +80,65 @@ class Order(NamedTuple):
 def main() -> int:
     """Trains, writes the results' folder and prints the table; the exit status."""
     start = time.perf_counter()
+    signals.leave_at_once()
     warnings.showwarning = lambda message, *_: print(f"notice: {message}", file=sys.stderr)
     if FLAGS.resume and not FLAGS.out:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
     if FLAGS.compilation_cache:
         options.keep_programs(FLAGS.compilation_cache)
     fresh = None if FLAGS.resume else order()
+    stop = Stop()
     with folder.opened(FLAGS.out, FLAGS.resume) as out:
         try:
-            rows = carry_out(fresh or resumed_order(out), out)
-        except Stopped as stop:
-            print(f"stopped by {stop.signal.name}; {how_to_resume(out)}", file=sys.stderr)
-            return 128 + stop.signal
+            rows = carry_out(fresh or resumed_order(out), out, stop)
+            signals.leave_at_once()
+            stop.check()
+        except Stopped as stopped:
+            print(f"stopped by {stopped.signal.name}; {how_to_resume(out)}", file=sys.stderr)
+            return 128 + stopped.signal
     say(f"{rows['n'].size} runs in {time.perf_counter() - start:.0f} s: {out}")
     return int(np.all(rows["status"] == "diverged"))
 
 
-def carry_out(order: Order, out: Path) -> results.Table:
-    """Trains what the folder lacks, writes it and shows everything that there is then."""
+def carry_out(order: Order, out: Path, stop: Stop) -> results.Table:
+    """Trains what the folder lacks, writes it and shows all that there is then; Stopped between these."""
     earlier = folder.load_results(out)
     settings, stages = order.config["settings"], order.config["stages"]
     groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
     if groups:
         files.write_config(out, order.config)
-        rows = results.write(out, order.preset, train(groups, out), order.config, earlier)
+        rows = results.write(out, order.preset, train(groups, out, stop), order.config, earlier)
+        stop.check()
     else:
         rows = results.load_table(out)
         say(f"nothing left to train in {out}")
     shutil.rmtree(out / folder.CHECKPOINTS, ignore_errors=True)
     show(rows)
-    curves = results.load_curves(out)
-    files.write(out / "summary.png", lambda file: figures.save(figures.summary(rows, curves), file, "png"))
+    stop.check()
+    draw(rows, results.load_curves(out), out / "summary.png")
     return rows
 
 
-def train(groups: list[Group], out: Path) -> list[Trained]:
+def draw(rows: results.Table, curves: dict[str, np.ndarray], path: Path) -> None:
+    """Writes the summary picture; a notice where it cannot be drawn, as all results are written."""
+    picture = io.BytesIO()
+    try:
+        figures.save(figures.summary(rows, curves), picture, "png")
+    except Exception as error:  # matplotlib and what it draws with raise all sorts
+        print(f"notice: {path}: not drawn, {' '.join(str(error).split())}", file=sys.stderr)
+    else:
+        files.write(path, lambda file: file.write(picture.getvalue()))
+
+
+def train(groups: list[Group], out: Path, stop: Stop) -> list[Trained]:
     """Trains the groups, keeping their work in the folder."""
-    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every)
-    keeper.stop_on_signals()
+    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every, stop)
     with progress_bars(groups) as reports:
         watches = [keeper.watch(group, report) for group, report in zip(groups, reports, strict=True)]
         try:
             trained = sweep.train_all(groups, FLAGS.chunk, watches)
             keeper.save()  # the results may not find room
+            stop.check()
             return trained
         except (Stopped, jax.errors.JaxRuntimeError) as error:
             keeper.save()

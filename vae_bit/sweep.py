@@ -7,7 +7,7 @@ groups of one depth share the program of the exact evaluation, padded to the lar
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vae_bit import settings
 from vae_bit.exact import Evaluation
 from vae_bit.models import Architecture, Params
 from vae_bit.presets import Preset
@@ -33,6 +34,7 @@ from vae_bit.training import Metrics, Run, State
 
 CURVE_POINTS = 200
 AHEAD = 4  # groups whose programs are compiled before their turn
+PATIENCE = 0.1  # seconds for which a program is waited for before the watch may say that the sweep stops
 
 
 class Progress(NamedTuple):
@@ -46,10 +48,15 @@ class Progress(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who follows a group: `resume` may know how far a chunk came (padded or not), `report` hears of every block."""
+    """Who follows a group: `resume` may know how far a chunk came (padded or not), `report` hears of every block.
+
+    `check` is called where there is nothing to report: ten times a second while a program is waited for, and between
+    the calls of the evaluation. Whatever these raise ends the sweep.
+    """
 
     resume: Callable[[slice], Progress | None]
     report: Callable[[slice, Progress], None]
+    check: Callable[[], None] = lambda: None
 
 
 UNWATCHED = Watch(lambda runs: None, lambda runs, progress: None)
@@ -107,6 +114,7 @@ def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds:
     return Run(*(axis.transpose(0, 2, 3, 1).ravel() for axis in axes))
 
 
+@settings.fixed()
 def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequence[Watch] = ()) -> list[Trained]:
     """Trains and evaluates the groups in turn, while programs of others are compiled; watches[i] follows group i."""
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -114,18 +122,25 @@ def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequen
         evaluate = {arch.layers: pool.submit(compile_evaluate, arch, total) for arch, total in _depths(groups)}
         programs = _ahead(pool, [partial(compile_programs, group, chunk) for group in groups])
         calls = zip(groups, programs, watches or [UNWATCHED] * len(groups), strict=True)
-        return [train(g, program, evaluate[g.arch.layers].result(), watch) for g, program, watch in calls]
+        return [train(g, *_results([p, evaluate[g.arch.layers]], watch.check), watch) for g, p, watch in calls]
     finally:  # whoever stops the sweep does not wait for programs that nobody needs
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iterator[Any]:
-    """The tasks' results in order, while the next few are worked on."""
+def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iterator[Future]:
+    """The tasks in order, while the next few are worked on."""
     rest = iter(tasks)
     waiting = deque(map(pool.submit, islice(rest, AHEAD)))
     while waiting:
-        yield waiting.popleft().result()
+        yield waiting.popleft()
         waiting.extend(map(pool.submit, islice(rest, 1)))
+
+
+def _results(tasks: Sequence[Future], check: Callable[[], None]) -> list[Any]:
+    """What the tasks give, once all are done."""
+    while wait(tasks, PATIENCE).not_done:
+        check()
+    return [task.result() for task in tasks]
 
 
 def _depths(groups: Sequence[Group]) -> Iterator[tuple[Architecture, int]]:
@@ -139,14 +154,15 @@ def _depth(group: Group) -> int:
     return group.arch.layers
 
 
+@settings.fixed()
 def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = UNWATCHED) -> Trained:
     """Trains a group chunk by chunk and evaluates it."""
     pieces = _train_chunks(programs, group, watch)
-    state, curves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
-    return Trained(group, state.step, curves, state.params, evaluate(state.params, group.runs))
+    steps, params, curves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    return Trained(group, steps, curves, params, evaluate(params, group.runs, watch.check))
 
 
-def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[State, Metrics]]:
+def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[np.ndarray, Params, Metrics]]:
     """Chunk by chunk, in smaller ones from where the devices run out of memory."""
     pieces, start, smaller = [], 0, None
     while start < group.runs.n.size:
@@ -161,7 +177,8 @@ def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[
     return pieces
 
 
-def _train_chunk(programs: Programs, group: Group, where: slice, watch: Watch) -> tuple[State, Metrics]:
+def _train_chunk(programs: Programs, group: Group, where: slice, watch: Watch) -> tuple[np.ndarray, Params, Metrics]:
+    """Steps taken, parameters and curves of the chunk's runs; the optimiser's moments have done their work."""
     count = where.stop - where.start
     runs = padded(group.runs, where, programs.chunk)
     state, curves = watch.resume(where) or Progress(programs.init(runs), [])
@@ -172,8 +189,8 @@ def _train_chunk(programs: Programs, group: Group, where: slice, watch: Watch) -
         state, metrics = programs.advance(state, runs, steps)
         curves = [*curves, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], metrics)]
         watch.report(where, Progress(state, curves))
-    state = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], state)
-    return state, jax.tree.map(lambda *points: _last_finite(np.stack(points, 1)), *curves)
+    steps, params = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (state.step, state.params))
+    return steps, params, jax.tree.map(lambda *points: _last_finite(np.stack(points, 1)), *curves)
 
 
 def _last_finite(curve: np.ndarray) -> np.ndarray:
