@@ -94,6 +94,16 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", usable or 1)
 
 
+def require_devices() -> None:
+    """BadInput where the platforms that the user has named to JAX are not there."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX knows the name but has no plugin for it
+        asked = f"JAX_PLATFORMS={jax.config.jax_platforms}" if jax.config.jax_platforms else "JAX"
+        reason = str(error) or "no such device, or no plugin for it"
+        raise BadInput(f"{asked}: {reason}; expected platforms of this machine, or none named") from error
+
+
 def keep_freed_memory() -> None:
     """Has glibc, where it is, keep the megabytes that every block of steps takes and frees.
 
@@ -172,6 +182,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
         sys.exit(_refuse(error))
+    if flags.FLAGS.verbosity > logging.WARNING:  # every library's log of every step would drown the command
+        print(f"notice: --v={flags.FLAGS.verbosity}: no command writes a log", file=sys.stderr)
+        logging.set_verbosity(logging.WARNING)
     if len(rest) > 1:
         sys.exit(_refuse(f"{rest[1]!r}: not a flag; flags look like --n=1,5,1000"))
     return rest

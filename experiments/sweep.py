@@ -86,6 +86,7 @@ def main() -> int:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
     if FLAGS.compilation_cache:
         options.keep_programs(FLAGS.compilation_cache)
+    options.require_devices()
     fresh = None if FLAGS.resume else order()
     stop = Stop()
     with folder.opened(FLAGS.out, FLAGS.resume) as out:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import commands
@@ -344,6 +345,9 @@ def test_where_little_works_it_works(work, done):
         assert (full.returncode, full.stderr) == (1, b"error: standard output: No space left on device\n")
 
 
+NEVER: Any = SimpleNamespace(asked=None, check=lambda: None)  # in place of a Stop
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A keeper's time, and what it saves in place of writing it."""
@@ -370,7 +374,7 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
     now, log = clock
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=4))
     (group,) = sweep.plan(preset, [1], [1], [1], [1], range(9))
-    watch = keeper.Keeper(tmp_path, 30.0).watch(group, lambda *_: None)
+    watch = keeper.Keeper(tmp_path, 30.0, NEVER).watch(group, lambda *_: None)
     for start, seconds in ((0, 1.0), (1, 1.0), (2, 12.0), (3, 2.0), (4, 1.0)):
         watch.resume(slice(start, start + 1))
         for blocks in range(1, 6):
@@ -380,37 +384,7 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
     assert log == [(5.0, 0, 5), (47.0, 1, 5), (48.0, 2, 3), (79.0, 2, 5), (80.0, 3, 3)]
 
 
-@pytest.fixture
-def handlers():
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in keeper.SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_a_signal_waits_for_the_block_and_a_second_one_does_not(tiny, clock, handlers, tmp_path, capfd):
-    (group,) = sweep.plan(tiny["default"], [1], [1], [1], [1], range(2))
-    kept = keeper.Keeper(tmp_path, 30.0)
-    kept.stop_on_signals()
-    watch = kept.watch(group, lambda *_: None)
-    watch.resume(slice(0, 1))
-    signal.raise_signal(signal.SIGINT)
-    assert {signal.getsignal(number) for number in keeper.SIGNALS} == {signal.SIG_DFL}
-    assert clock[1] == []
-    with pytest.raises(keeper.Stopped) as stop:
-        watch.report(slice(0, 1), progress(1))
-    assert stop.value.signal == signal.SIGINT
-    assert clock[1] == [(0.0, 0, 1)]
-    assert "second signal" in capfd.readouterr().err
-
-
-def test_a_signal_between_blocks_stops_at_once(handlers, tmp_path):
-    keeper.Keeper(tmp_path, 30.0).stop_on_signals()
-    with pytest.raises(keeper.Stopped):
-        signal.raise_signal(signal.SIGTERM)
-
-
-THE_PARAMETERS: Any = lambda params, runs: params  # noqa: E731 - in place of the exact evaluation
+THE_PARAMETERS: Any = lambda params, runs, check: params  # noqa: E731 - in place of the exact evaluation
 
 
 @pytest.fixture
