@@ -5,9 +5,8 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -165,16 +164,18 @@ def _open_streams() -> None:
         getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def _leave(status: int) -> int:
-    """Where the status is not 0 ends the process at once, without waiting for what other threads compile."""
-    if status:
-        with suppress(Fault):
-            say(end="")
-        sys.stderr.flush()
-        os._exit(status)
-    signals.die_at_once()  # Python's own end may take seconds
-    say(end="")
-    return status
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once: neither what other threads compile is waited for nor Python's own end.
+
+    The latter takes up to seconds, in which a signal would be lost.
+    """
+    try:
+        say(end="")
+    except Fault:
+        if not status:
+            raise
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -36,18 +36,13 @@ class Stop:
         if self.asked is not None:
             _leave(number)
         self.asked = number
-        die_at_once()
+        _handle(signal.SIG_DFL)  # even in the middle of foreign code
         _tell(HEARD)
 
 
 def leave_at_once() -> None:
     """From now on a signal ends the process with status 128 + its number and one line: there is nothing to be saved."""
     _handle(_leave)
-
-
-def die_at_once() -> None:
-    """From now on the system itself ends the process, even in the middle of foreign code or of Python's own end."""
-    _handle(signal.SIG_DFL)
 
 
 def interrupt() -> None:

@@ -165,7 +165,7 @@ def done(work):
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
-@pytest.mark.parametrize("module", ["jax.numpy", "matplotlib.figure", "experiments.keeper"])
+@pytest.mark.parametrize("module", ["jax.numpy", "experiments.keeper"])
 def test_while_the_command_imports(tmp_path, number, module):
     """Python says what it imports, and is stopped there."""
     line = [sys.executable, "-X", "importtime", "-m", "experiments.sweep", *SMALL]
