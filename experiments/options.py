@@ -98,7 +98,8 @@ def require_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where JAX knows the name but has no plugin for it
-        asked = f"JAX_PLATFORMS={jax.config.jax_platforms}" if jax.config.jax_platforms else "JAX"
+        platforms = getattr(jax.config, "jax_platforms", None)
+        asked = f"JAX_PLATFORMS={platforms}" if platforms else "JAX"
         reason = str(error) or "no such device, or no plugin for it"
         raise BadInput(f"{asked}: {reason}; expected platforms of this machine, or none named") from error
 

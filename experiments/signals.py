@@ -34,7 +34,7 @@ class Stop:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
-            _leave(number)
+            _leave(number, frame)
         self.asked = number
         _handle(signal.SIG_DFL)  # even in the middle of foreign code
         _tell(HEARD)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context, rcParamsDefault
@@ -17,7 +17,9 @@ PARTS = ("#BBBBBB", "#882255", "#DDCC77", "#332288", "#999933", "#CC6677")
 SHADES = ("#E7D4E8", "#C2A5CF", "#9970AB")  # of a third parameter, light to dark as it grows
 INK, PALE = "#333333", "#999999"
 PIXELS_PER_INCH = 150
-DEFAULTS = {name: value for name, value in rcParamsDefault.items() if name != "backend"}  # whatever a matplotlibrc says
+DEFAULTS: Any = {
+    name: value for name, value in rcParamsDefault.items() if name != "backend"
+}  # whatever a matplotlibrc says
 look = rc_context(
     DEFAULTS
     | {
@@ -37,7 +39,7 @@ look = rc_context(
         "pdf.fonttype": 42,
         "svg.hashsalt": "vae_bit",
     }
-)  # decorates a function that draws or writes a figure
+)  # decorates a function that draws or writes a figure, whatever the user's matplotlibrc says
 
 
 def new(width: float, height: float, title: str) -> Figure:

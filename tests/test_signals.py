@@ -66,8 +66,8 @@ def counting(monkeypatch):
     """Programs that only count steps, in chunks of two runs; the exact figures are the parameters."""
 
     def init(runs):
-        moment = np.zeros((2, 1))
-        return State(np.zeros(2, np.int32), {"q": [runs.seed]}, moment, moment)
+        moment = jnp.zeros((2, 1))
+        return State(jnp.zeros(2, jnp.int32), {"q": [runs.seed]}, moment, moment)
 
     def advance(state, runs, steps):
         return state._replace(step=state.step + steps), Metrics(*[runs.seed.astype(np.float32)] * 3)
@@ -94,6 +94,14 @@ def test_a_signal_waits_until_it_is_looked_for_and_a_second_one_kills(capfd):
     with pytest.raises(Stopped) as stopped:
         stop.check()
     assert stopped.value.signal == signal.SIGTERM
+
+
+def test_a_second_signal_that_comes_before_the_first_is_through():
+    """As when Ctrl-C and SIGTERM come at once."""
+    script = "from experiments.signals import Stop; stop = Stop(); stop._hear(2, None); stop._hear(15, None)"
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 143
+    assert process.stderr.splitlines()[1:] == ["stopped by SIGTERM"]
 
 
 def test_a_signal_that_is_to_be_ignored_stays_so():

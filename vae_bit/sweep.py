@@ -122,7 +122,7 @@ def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequen
         evaluate = {arch.layers: pool.submit(compile_evaluate, arch, total) for arch, total in _depths(groups)}
         programs = _ahead(pool, [partial(compile_programs, group, chunk) for group in groups])
         calls = zip(groups, programs, watches or [UNWATCHED] * len(groups), strict=True)
-        return [train(g, *_results([p, evaluate[g.arch.layers]], watch.check), watch) for g, p, watch in calls]
+        return [train(g, *_results(p, evaluate[g.arch.layers], watch.check), watch) for g, p, watch in calls]
     finally:  # whoever stops the sweep does not wait for programs that nobody needs
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -136,11 +136,11 @@ def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iter
         waiting.extend(map(pool.submit, islice(rest, 1)))
 
 
-def _results(tasks: Sequence[Future], check: Callable[[], None]) -> list[Any]:
-    """What the tasks give, once all are done."""
-    while wait(tasks, PATIENCE).not_done:
+def _results(programs: Future, evaluate: Future, check: Callable[[], None]) -> tuple[Programs, Evaluate]:
+    """Both, once they are compiled."""
+    while wait([programs, evaluate], PATIENCE).not_done:
         check()
-    return [task.result() for task in tasks]
+    return programs.result(), evaluate.result()
 
 
 def _depths(groups: Sequence[Group]) -> Iterator[tuple[Architecture, int]]:
