@@ -1,9 +1,15 @@
-"""The commands: `python -m experiments.sweep` and its like."""
+"""The commands. What one imports takes a second or more: from here on a signal to stop ends it in one line."""
 
-import signal
 import sys
+from importlib import import_module
 
-# A command that is still importing ends at Ctrl-C without a traceback. While Python looks for the module that `-m`
-# names, and only then, "-m" is all that it knows of the command line's beginning.
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from experiments import signals
+
+if sys.argv[0] == "-m":  # `python -m experiments.NAME` is looking for NAME; nobody imports this into a program
+    signals.leave_at_once()
+    try:  # both refuse what makes no sense in the variables that are theirs
+        import_module("jax")
+        import_module("matplotlib")
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

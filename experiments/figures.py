@@ -42,6 +42,7 @@ def main() -> None:
     formats = flags.FLAGS.format
     if not formats or set(formats) - set(FORMATS):
         raise BadInput(f"--format={','.join(formats)}: expected some of {','.join(FORMATS)}")
+    options.require_devices()
     results = load(flags.FLAGS.run)
     out = folder(results.out / "figures")
     for notice in results.notices:

@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
 
+from experiments import signals
 from vae_bit.files import Damaged
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -97,6 +97,17 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", usable or 1)
 
 
+def require_devices() -> None:
+    """BadInput where the platforms that the user has named to JAX are not there."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX knows the name but has no plugin for it
+        platforms = getattr(jax.config, "jax_platforms", None)
+        asked = f"JAX_PLATFORMS={platforms}" if platforms else "JAX"
+        reason = str(error) or "no such device, or no plugin for it"
+        raise BadInput(f"{asked}: {reason}; expected platforms of this machine, or none named") from error
+
+
 def keep_freed_memory() -> None:
     """Has glibc, where it is, keep the megabytes that every block of steps takes and frees.
 
@@ -130,6 +141,7 @@ def run(main: Callable[[], int | None]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_streams()
     try:
+        signals.interrupt()
         app.run(lambda argv: _leave(main() or 0), flags_parser=_parse)
     except (BadInput, Damaged) as error:
         sys.exit(_refuse(error))
@@ -159,15 +171,18 @@ def _open_streams() -> None:
         getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def _leave(status: int) -> int:
-    """Where the status is not 0 ends the process at once, without waiting for what other threads compile."""
-    if status:
-        with suppress(Fault):
-            say(end="")
-        sys.stderr.flush()
-        os._exit(status)
-    say(end="")
-    return status
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once: neither what other threads compile is waited for nor Python's own end.
+
+    The latter takes up to seconds, in which a signal would be lost.
+    """
+    try:
+        say(end="")
+    except Fault:
+        if not status:
+            raise
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -175,6 +190,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
         sys.exit(_refuse(error))
+    if flags.FLAGS.verbosity > logging.WARNING:  # every library's log of every step would drown the command
+        print(f"notice: --v={flags.FLAGS.verbosity}: no command writes a log", file=sys.stderr)
+        logging.set_verbosity(logging.WARNING)
     if len(rest) > 1:
         sys.exit(_refuse(f"{rest[1]!r}: not a flag; flags look like --n=1,5,1000"))
     return rest

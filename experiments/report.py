@@ -29,6 +29,7 @@ DECIMALS = {"recon_per_dim": 7}
 
 def main() -> None:
     """Writes the report and says where."""
+    options.require_devices()
     results = saved.load(flags.FLAGS.run)
     path = results.out / "report.html"
     try:

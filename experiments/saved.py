@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit, ndtr
 
 from experiments.options import BadInput
-from vae_bit import models, results
+from vae_bit import models, results, settings
 from vae_bit.models import Architecture, Params
 from vae_bit.results import Table
 
@@ -135,19 +135,19 @@ def model(saved: Saved, row: dict) -> Model:
     """The trained run of a row."""
     with _reading(saved.out):
         run = results.load_run(saved.out, **{name: row[name] for name in results.KEYS})
-    with jax.enable_x64(True):
+    with settings.fixed(x64=True):
         return Model(run.row, run.arch, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), run.params))
 
 
 def codes(model: Model) -> Gaussian:
     """q(z_1 | x) of 0^n and 1^n, shape [2]."""
-    with jax.enable_x64(True):
+    with settings.fixed(x64=True):
         return Gaussian(*map(np.asarray, models.encode(model.arch, model.params, model.row["n"])))
 
 
 def conditional(model: Model, side: str, layer: int, z: np.ndarray) -> Gaussian:
     """q(z_{l+1} | z_l) of side "q" or p(z_l | z_{l+1}) of side "p", l = `layer`, given z [K]: shape [K]."""
-    with jax.enable_x64(True):
+    with settings.fixed(x64=True):
         chain = models.chain(model.arch, model.params, model.row["n"])
         kernel = (chain.q if side == "q" else chain.p)[layer - 1]
         return Gaussian(*map(np.asarray, kernel(jnp.asarray(z, jnp.float64))))
@@ -176,7 +176,7 @@ def pixel_probability(model: Model, z: np.ndarray) -> np.ndarray:
         edges = _edges(given)
         masses.append(_cell_masses(edges, given))
         z = (edges[1:] + edges[:-1]) / 2
-    with jax.enable_x64(True):
+    with settings.fixed(x64=True):
         probability = expit(np.asarray(models.decode(model.arch, model.params, jnp.asarray(z, jnp.float64))))
     for mass in reversed(masses):
         probability = probability @ mass
@@ -200,7 +200,7 @@ def _cell_masses(edges: np.ndarray, given: Gaussian) -> np.ndarray:
 
 def draws(model: Model, count: int) -> np.ndarray:
     """Ancestral samples x, those with fewer ones first: [n, count]."""
-    with jax.enable_x64(True):
+    with settings.fixed(x64=True):
         x = np.asarray(models.sample(model.arch, model.params, jax.random.key(0), count))
     return x[:, np.argsort(x.sum(0), kind="stable")]
 

@@ -1,71 +1,72 @@
-"""What signals to stop do: no save is interrupted, and no signal is lost."""
+"""What a signal to stop does: it ends the command at once, or where the command next looks whether to stop.
+
+No handler raises: an exception from one could come in the middle of a save, or of foreign code that swallows it.
+"""
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HEARD = b"stopping as soon as what is done is saved; a second signal ends the sweep at once\n"
 
 
-class Stopped(BaseException):
-    """A signal has asked the sweep to stop; `signal` is its number. No Exception, lest it be taken for a fault."""
+class Stopped(Exception):
+    """A signal has asked the command to stop; `signal` says which."""
 
     def __init__(self, number: int):
         self.signal = signal.Signals(number)
 
 
-class Signals:
-    """The first signal raises Stopped: at once, or when it is released where it is held. A second ends the process."""
+class Stop:
+    """From its making on, a signal only asks to stop; a second one kills. To be made in the main thread."""
 
     def __init__(self) -> None:
-        self._held = False
-        self._number: int | None = None
+        self.asked: int | None = None
+        _handle(self._hear)
 
-    @property
-    def asked(self) -> bool:
-        """Whether a signal has come."""
-        return self._number is not None
+    def check(self) -> None:
+        """Raises Stopped where a signal has asked."""
+        if self.asked is not None:
+            raise Stopped(self.asked)
 
-    def install(self) -> None:
-        """From now on the signals mean this, but for those that whoever started the process has it ignore."""
-        for number in STOPPING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._come)
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            _leave(number, frame)
+        self.asked = number
+        _handle(signal.SIG_DFL)  # even in the middle of foreign code
+        _tell(HEARD)
 
-    def restore(self) -> None:
-        """From now on they mean what Python has them mean."""
-        for number, handler in zip(STOPPING, (signal.default_int_handler, signal.SIG_DFL), strict=True):
-            if signal.getsignal(number) == self._come:
-                signal.signal(number, handler)
 
-    def hold(self) -> None:
-        """From now on a signal waits."""
-        self._held = True
+def leave_at_once() -> None:
+    """From now on a signal ends the process with status 128 + its number and one line: there is nothing to be saved."""
+    _handle(_leave)
 
-    def release(self) -> None:
-        """Raises Stopped where a signal waits; from now on one does so at once."""
-        self._held = False
-        if self._number is not None:
-            raise Stopped(self._number)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """What is done within is not interrupted: a signal waits for its end, or longer where one waits already."""
-        before, self._held = self._held, True
-        try:
-            yield
-        finally:
-            self._held = before
-        if not before:
-            self.release()
+def interrupt() -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt, for commands that have something to tidy up."""
+    if _wanted(signal.SIGINT):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _come(self, number: int, frame: FrameType | None) -> None:
-        for each in STOPPING:
-            signal.signal(each, signal.SIG_DFL)
-        self._number = number
-        if not self._held:
-            raise Stopped(number)
-        with suppress(OSError):  # not print: the signal may have come in the middle of one
-            os.write(2, b"stopping once what is done is saved; a second signal ends the sweep at once\n")
+
+def _handle(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in filter(_wanted, SIGNALS):
+        signal.signal(number, handler)
+
+
+def _wanted(number: int) -> bool:
+    """Not where the command was started to ignore it, as by nohup or in the background of a script."""
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    _tell(f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+def _tell(line: bytes) -> None:
+    """Not by print: the signal may have come in the middle of one."""
+    with suppress(OSError):
+        os.write(2, line)

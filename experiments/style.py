@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps, rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -18,8 +18,12 @@ PARTS = ("#BBBBBB", "#882255", "#DDCC77", "#332288", "#999933", "#CC6677")
 SHADES = ("#E7D4E8", "#C2A5CF", "#9970AB")  # of a third parameter, light to dark as it grows
 INK, PALE = "#333333", "#999999"
 PIXELS_PER_INCH = 150
+DEFAULTS: Any = {
+    name: value for name, value in rcParamsDefault.items() if name != "backend"
+}  # whatever a matplotlibrc says
 look = rc_context(
-    {
+    DEFAULTS
+    | {
         "font.size": 10,
         "axes.titlesize": 10,
         "axes.titlelocation": "left",
@@ -34,8 +38,10 @@ look = rc_context(
         "legend.frameon": False,
         "legend.handlelength": 1.6,
         "lines.linewidth": 1.6,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "vae_bit",
     }
-)  # decorates a function that draws
+)  # decorates a function that draws or writes a figure, whatever the user's matplotlibrc says
 
 
 def new(width: float, height: float, title: str, setting: str = "") -> Figure:
@@ -54,10 +60,10 @@ def columns(depths: Sequence[int]) -> float:
     return 1 + 4 * max(len(depths), 1.5)
 
 
+@look
 def save(figure: Figure, target: Path | IO[bytes], format: str | None = None) -> None:
     """Writes the figure in the given format, or the one that the name's ending says; text in a PDF stays text."""
-    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "vae_bit"}):
-        figure.savefig(target, format=format, dpi=PIXELS_PER_INCH)
+    figure.savefig(target, format=format, dpi=PIXELS_PER_INCH)
 
 
 def depth_colour(layers: int) -> str:

@@ -4,6 +4,7 @@ python -m experiments.sweep --n=1,5,1000
 """
 
 import importlib.metadata
+import io
 import shlex
 import shutil
 import sys
@@ -23,10 +24,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from experiments import figures, folder, options
+from experiments import figures, folder, options, signals
 from experiments.keeper import Keeper
 from experiments.options import BadInput, Choice, Fault, Location, Number, Numbers, define, say
-from experiments.signals import Signals, Stopped
+from experiments.signals import Stop, Stopped
 from vae_bit import files, limits, results, sweep
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset, override
@@ -78,61 +79,71 @@ class Order(NamedTuple):
 def main() -> int:
     """Trains, writes the results' folder and prints the table; the exit status."""
     start = time.perf_counter()
+    signals.leave_at_once()
     warnings.showwarning = lambda message, *_: print(f"notice: {message}", file=sys.stderr)
     if FLAGS.resume and not FLAGS.out:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
     if FLAGS.compilation_cache:
         options.keep_programs(FLAGS.compilation_cache)
+    options.require_devices()
     out = Path(FLAGS.out) if FLAGS.out else folder.new()
     resume = FLAGS.resume and folder.begun(out)
     fresh = None if resume else order()
-    signals = Signals()
+    stop = Stop()
     with folder.opened(out, resume):
         if FLAGS.resume and not resume:
             print(f"notice: --resume: no sweep has begun in {out} yet; this one begins", file=sys.stderr)
         try:
-            rows = carry_out(fresh or resumed_order(out), out, signals)
-        except Stopped as stop:
-            print(f"stopped by {stop.signal.name}; {how_to_resume(out)}", file=sys.stderr)
-            return 128 + stop.signal
-        finally:
-            signals.restore()
+            rows = carry_out(fresh or resumed_order(out), out, stop)
+            signals.leave_at_once()
+            stop.check()
+        except Stopped as stopped:
+            print(f"stopped by {stopped.signal.name}; {how_to_resume(out)}", file=sys.stderr)
+            return 128 + stopped.signal
     say(f"{rows['n'].size} runs in {time.perf_counter() - start:.0f} s: {out}")
     return int(np.all(rows["status"] == "diverged"))
 
 
-def carry_out(order: Order, out: Path, signals: Signals) -> results.Table:
-    """Trains what the folder lacks, writes it and shows everything that there is then."""
+def carry_out(order: Order, out: Path, stop: Stop) -> results.Table:
+    """Trains what the folder lacks, writes it and shows all that there is then; Stopped between these."""
     earlier = folder.load_results(out)
     settings, stages = order.config["settings"], order.config["stages"]
     with files.naming(out / "results.csv"):
         groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
     if groups:
         files.write_config(out, order.config)
-        signals.install()
-        trained = train(groups, out, signals)
-        with signals.held():
-            rows = results.write(out, order.preset, trained, order.config, earlier)
+        rows = results.write(out, order.preset, train(groups, out, stop), order.config, earlier)
+        stop.check()
     else:
         rows = results.load_table(out)
         say(f"nothing left to train in {out}")
     shutil.rmtree(out / folder.CHECKPOINTS, ignore_errors=True)
     show(rows)
-    curves = results.load_curves(out)
-    picture = figures.summary(rows, curves, order.config["recipe"])
-    files.write(out / "summary.png", lambda file: figures.save(picture, file, "png"))
-    signals.release()  # one that came while Python could not raise, as in a destructor
+    stop.check()
+    draw(rows, results.load_curves(out), order.config["recipe"], out / "summary.png")
     return rows
 
 
-def train(groups: list[Group], out: Path, signals: Signals) -> list[Trained]:
+def draw(rows: results.Table, curves: dict[str, np.ndarray], recipe: dict[str, Any], path: Path) -> None:
+    """Writes the summary picture; a notice where it cannot be drawn, as all results are written."""
+    picture = io.BytesIO()
+    try:
+        figures.save(figures.summary(rows, curves, recipe), picture, "png")
+    except Exception as error:  # matplotlib and what it draws with raise all sorts
+        print(f"notice: {path}: not drawn, {' '.join(str(error).split())}", file=sys.stderr)
+    else:
+        files.write(path, lambda file: file.write(picture.getvalue()))
+
+
+def train(groups: list[Group], out: Path, stop: Stop) -> list[Trained]:
     """Trains the groups, keeping their work in the folder."""
-    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every, signals)
+    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every, stop)
     with progress_bars(groups) as reports:
         watches = [keeper.watch(group, report) for group, report in zip(groups, reports, strict=True)]
         try:
             trained = sweep.train_all(groups, FLAGS.chunk, watches)
             keeper.save()  # the results may not find room
+            stop.check()
             return trained
         except (Stopped, jax.errors.JaxRuntimeError) as error:
             keeper.save()

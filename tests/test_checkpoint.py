@@ -210,7 +210,7 @@ def train(group, folder, chunk, stop=None):
     watch = sweep.Watch(lambda group: saved.blocks, lambda which: checkpoint.load(saved, group, which), report)
     programs = sweep.compile_programs(group, chunk)
     try:
-        return sweep.train(group, programs, lambda params, runs: params, watch), heard
+        return sweep.train(group, programs, lambda params, runs, check: params, watch), heard
     except InterruptedError:
         return None, heard
 

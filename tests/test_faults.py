@@ -13,7 +13,7 @@ from vae_bit import results, sweep
 from vae_bit.programs import Programs, chunks, compile_evaluate, compile_programs
 from vae_bit.training import Metrics, State
 
-THE_PARAMETERS: Any = lambda params, runs: params  # noqa: E731 - in place of the exact evaluation
+THE_PARAMETERS: Any = lambda params, runs, check: params  # noqa: E731 - in place of the exact evaluation
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """When a sweep's work is saved, and which runs a folder lacks."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import folder, keeper
-from experiments.signals import Signals
 from vae_bit import checkpoint, results, sweep
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
+
+NEVER: Any = SimpleNamespace(asked=None, check=lambda: None)  # in place of a Stop
 
 
 def described(group):
@@ -65,7 +67,7 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
     now, log = clock
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=4))
     (group,) = sweep.plan(preset, [1], [1], [1], [1], range(9))
-    watch = keeper.Keeper(tmp_path, 30.0, Signals()).watch(group, lambda *_: None)
+    watch = keeper.Keeper(tmp_path, 30.0, NEVER).watch(group, lambda *_: None)
     for start, seconds in ((0, 1.0), (1, 1.0), (2, 12.0), (3, 2.0), (4, 1.0)):
         watch.resume(np.array([start]))
         for blocks in range(1, 6):

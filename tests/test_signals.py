@@ -1,138 +1,186 @@
-"""Signals to stop: none interrupts a save, none is lost, and none ends in a traceback."""
+"""Ctrl-C and SIGTERM: no save is cut short, no signal is lost, from the first import to the summary picture."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import BITS, ROOT, SMALL, Command
 
-from experiments import keeper
-from experiments.signals import STOPPING, Signals, Stopped
-from vae_bit import checkpoint, sweep
+from experiments import keeper, signals
+from experiments.signals import Stop, Stopped
+from vae_bit import checkpoint, results, sweep
+from vae_bit.programs import Programs
 from vae_bit.sweep import Progress
-from vae_bit.training import Metrics
-
-ROOT = Path(__file__).parents[1]
-FIRST = np.array([0])
+from vae_bit.training import Metrics, State
 
 
 @pytest.fixture(autouse=True)
 def handlers():
-    before = {number: signal.signal(number, signal.default_int_handler) for number in STOPPING}
+    """What the tests' own process did with signals, put back."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 @pytest.fixture
-def signals():
-    installed = Signals()
-    installed.install()
-    return installed
-
-
-def meanings():
-    return {signal.getsignal(number) for number in STOPPING}
-
-
-def progress(blocks):
-    """A chunk after so many blocks."""
-    state: Any = np.zeros(2)
-    return Progress(state, [Metrics(*jnp.zeros((3, 1)))] * blocks)
+def group(tiny):
+    """Four runs of two blocks."""
+    preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=1))
+    (group,) = sweep.plan(preset, [1], [1], [1.0], [1e-2], range(4))
+    return group
 
 
 @pytest.fixture
 def saves(monkeypatch):
-    """What is saved, and whether a signal comes in the middle of it."""
-    log: list[str] = []
+    """Saves by run and blocks in place of files; `during(start, blocks)` is called in the middle of each."""
+    done, before, during = [], [], []
 
-    def save(*_):
-        log.append("begun")
-        if "signal" in log:
-            signal.raise_signal(signal.SIGTERM)
-        log.append("saved")
+    def save(folder, group, which, progress):
+        item = (int(which[0]), len(progress.curves))
+        before.append(item)
+        for call in during:
+            call(item)
+        done.append(item)
 
     monkeypatch.setattr(checkpoint, "save", save)
     monkeypatch.setattr(checkpoint, "load", lambda *_: None)
-    return log
+    return done, before, during
 
 
 @pytest.fixture
-def watch(tiny, saves, signals, tmp_path):
-    """A chunk of one run in training, of which 5 blocks are the end."""
-    preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=4))
-    (group,) = sweep.plan(preset, [1], [1], [1], [1], range(2))
-    watch = keeper.Keeper(tmp_path, 30.0, signals).watch(group, lambda *_: None)
-    watch.resume(FIRST)
-    return watch
+def counting(monkeypatch):
+    """Programs that only count steps, in chunks of two runs; the exact figures are the parameters."""
+
+    def init(runs):
+        return State(jnp.zeros(2, jnp.int32), jnp.ones(2, bool), {"q": [runs.seed]}, jnp.zeros((2, 1)))
+
+    def advance(state, runs, steps):
+        return state._replace(step=state.step + steps), Metrics(*[runs.seed.astype(np.float32)] * 3)
+
+    def evaluate(params, runs, check):
+        check()
+        return params
+
+    monkeypatch.setattr(sweep, "compile_programs", lambda group, chunk=None: Programs(2, init, advance))
+    monkeypatch.setattr(sweep, "compile_evaluate", lambda arch, total: evaluate)
 
 
-def test_a_signal_that_nothing_holds_stops_at_once(signals):
-    with pytest.raises(Stopped) as stop:
-        signal.raise_signal(signal.SIGTERM)
-    assert stop.value.signal == signal.SIGTERM
-    assert meanings() == {signal.SIG_DFL}
+def progress(blocks):
+    state: Any = np.zeros(2)
+    return Progress(state, [Metrics(*jnp.zeros((3, 1)))] * blocks)
 
 
-def test_a_signal_in_training_waits_for_the_block_and_a_second_one_does_not(watch, saves, capfd):
-    signal.raise_signal(signal.SIGINT)
-    assert (meanings(), saves) == ({signal.SIG_DFL}, [])
-    with pytest.raises(Stopped) as stop:
-        watch.report(FIRST, progress(1))
-    assert (stop.value.signal, saves) == (signal.SIGINT, ["begun", "saved"])
-    assert capfd.readouterr().err.count("second signal") == 1
+def test_a_signal_waits_until_it_is_looked_for_and_a_second_one_kills(capfd):
+    stop = Stop()
+    stop.check()
+    signal.raise_signal(signal.SIGTERM)
+    assert {signal.getsignal(number) for number in signals.SIGNALS} == {signal.SIG_DFL}
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    with pytest.raises(Stopped) as stopped:
+        stop.check()
+    assert stopped.value.signal == signal.SIGTERM
 
 
-def test_a_signal_in_the_last_chunk_s_save_lets_it_end_and_then_stops(watch, saves, capfd):
-    for blocks in range(1, 5):
-        watch.report(FIRST, progress(blocks))
-    saves.append("signal")
-    with pytest.raises(Stopped):
-        watch.report(FIRST, progress(5))
-    assert saves == ["signal", "begun", "saved"]
-    assert capfd.readouterr().err.count("second signal") == 1
+def test_a_second_signal_that_comes_before_the_first_is_through():
+    """As when Ctrl-C and SIGTERM come at once."""
+    script = "from experiments.signals import Stop; stop = Stop(); stop._hear(2, None); stop._hear(15, None)"
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 143
+    assert process.stderr.splitlines()[1:] == ["stopped by SIGTERM"]
 
 
-def test_a_signal_within_what_is_held_is_heard_at_its_end(signals):
-    log = []
-    with pytest.raises(Stopped), signals.held():
-        with signals.held():
-            signal.raise_signal(signal.SIGINT)
-        log.append("the outer one goes on")
-    assert log and signals.asked
-
-
-def test_a_fault_within_what_is_held_is_told_and_the_next_signal_is_heard(signals):
-    with pytest.raises(OSError), signals.held():
-        raise OSError
-    with pytest.raises(Stopped):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_signals_that_are_ignored_stay_so_and_the_rest_is_restored():
+def test_a_signal_that_is_to_be_ignored_stays_so():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signals = Signals()
-    signals.install()
+    stop = Stop()
     signal.raise_signal(signal.SIGINT)
-    assert not signals.asked
-    signals.restore()
-    assert [signal.getsignal(number) for number in STOPPING] == [signal.SIG_IGN, signal.SIG_DFL]
+    stop.check()
+    signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signals.leave_at_once()
+    signals.interrupt()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-@pytest.mark.parametrize("seconds", [0.2, 0.6])
-def test_a_command_that_is_importing_ends_without_a_word(tmp_path, seconds):
+def test_the_block_in_training_is_saved_before_the_sweep_stops(group, saves, tmp_path):
+    stop = Stop()
+    watch = keeper.Keeper(tmp_path, 1e9, stop).watch(group, lambda *_: None)
+    watch.resume(np.arange(2))
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Stopped):
+        watch.report(np.arange(2), progress(1))
+    assert saves[0] == [(0, 1)]
+
+
+@pytest.mark.parametrize("moment", [(0, 1), (0, 2), (2, 1), (2, 2)])
+def test_a_signal_in_a_save_neither_cuts_it_short_nor_is_lost(group, saves, counting, tmp_path, moment):
+    """The last of them is that of the last chunk: all that is left is to evaluate."""
+    done, begun, during = saves
+    stop = Stop()
+    kept = keeper.Keeper(tmp_path, 0.0, stop)
+    during.append(lambda item: item == moment and signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Stopped):
+        sweep.train_all([group], 2, [kept.watch(group, lambda *_: None)])
+    assert done == begun  # no save is begun and not done, and none is done twice
+    assert len(set(done)) == len(done)
+    every = [(0, 1), (0, 2), (2, 1), (2, 2)]
+    assert done[: every.index(moment) + 1] == every[: every.index(moment) + 1]
+
+
+def test_who_waits_for_a_program_stops_at_once(group, monkeypatch):
+    """Whether the program of the training is awaited or that of the evaluation."""
+    release = threading.Event()
+    monkeypatch.setattr(sweep, "compile_programs", lambda *_: release.wait(60))
+    monkeypatch.setattr(sweep, "compile_evaluate", lambda *_: release.wait(60))
+    asked = []
+
+    def check():
+        asked.append(None)
+        if len(asked) == 3:
+            raise Stopped(signal.SIGINT)
+
+    try:
+        with pytest.raises(Stopped):
+            sweep.train_all([group], None, [sweep.UNWATCHED._replace(check=check)])
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("module", ["jax.numpy", "experiments.keeper"])
+def test_while_the_command_imports(tmp_path, number, module):
+    """Python says what it imports, and is stopped there."""
+    line = [sys.executable, "-X", "importtime", "-m", "experiments.sweep", *SMALL]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    line = [sys.executable, "-m", "experiments.sweep", "--n=1", "--steps=1"]
-    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (-signal.SIGINT, "")
-    assert list(tmp_path.iterdir()) == []
+    with subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any(text.split("|")[-1].strip() == module for text in process.stderr)
+        process.send_signal(number)
+        said = [text for text in process.stderr if not text.startswith("import time:")]
+    assert said == [f"stopped by {signal.Signals(number).name}\n"]
+    assert process.returncode == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
+def test_after_the_last_save_and_before_the_picture(work, done):
+    """Results are written and nothing is lost; what is left to do is drawn by the sweep that goes on."""
+    out = work / "late"
+    command = Command(work, "sweep", *SMALL, "--out=late")
+    command.until((out / "results.csv").exists)
+    command.kill(signal.SIGTERM)
+    outcome = command.wait()
+    assert outcome.status == 143
+    assert outcome.stderr.splitlines()[-1].startswith("stopped by SIGTERM")
+    assert len(outcome.stderr.splitlines()) <= 2
+    again = Command(work, "sweep", "--out=late", "--resume").wait()
+    assert (again.status, again.stderr) == (0, "")
+    assert (out / "summary.png").exists()
+    assert [(out / name).read_bytes() for name in BITS] == [(done / name).read_bytes() for name in BITS]
+    assert results.load(out).rows["n"].size == 2

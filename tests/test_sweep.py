@@ -1,6 +1,8 @@
 """Many runs: the plan, and that batches, devices and chunks change nothing."""
 
 import functools
+import gc
+import weakref
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from vae_bit import exact, programs, sweep, training
 from vae_bit.exact import Evaluation
-from vae_bit.training import Run
+from vae_bit.training import Metrics, Run, State
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -167,6 +169,31 @@ def test_training_again_from_any_block_gives_the_same_bits(tiny, quick_evaluatio
     again = sweep.train(group, *both, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs[0]]))
     assert sorted(kept) == [0, 3, 6]
     jax.tree.map(np.testing.assert_array_equal, first[1:], again[1:])
+
+
+def test_a_chunk_that_is_done_lets_go_of_the_optimisers_moments(tiny, monkeypatch):
+    """Of all chunks before it, one holds parameters and curves alone."""
+    group, kept = small_group(tiny), []
+
+    class Moments(np.ndarray):  # arrays of numpy take no weak reference
+        pass
+
+    def init(runs):
+        gc.collect()
+        assert not [moment for moment in kept if moment()]
+        mean, square = (np.zeros((3, 1)).view(Moments) for _ in range(2))
+        kept.extend(map(weakref.ref, (mean, square)))
+        return State(np.zeros(3, np.int32), {"q": [np.asarray(runs.seed)]}, mean, square)
+
+    def advance(state, runs, steps):
+        return state._replace(step=state.step + steps), Metrics(*[runs.seed.astype(np.float32)] * 3)
+
+    fake: Any = programs.Programs(3, init, advance)
+    evaluate: Any = lambda params, runs, check: params  # noqa: E731
+    trained = sweep.train(group, fake, evaluate)
+    assert len(kept) == 6
+    np.testing.assert_array_equal(trained.params["q"][0], group.runs.seed)
+    np.testing.assert_array_equal(trained.steps, group.recipe.steps)
 
 
 def test_what_comes_back_is_numpy_in_double_precision(trained):

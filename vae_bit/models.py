@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.nn.initializers import Initializer
 
-from vae_bit import data
+from vae_bit import data, settings
 from vae_bit.distributions import Normal, normal_sample, softplus, standard_normal
 from vae_bit.exact import Chain
 from vae_bit.networks import MLP, BernoulliNet, GaussianNet, ResidualGaussianNet, affine, elu, glorot, lecun
@@ -129,6 +129,7 @@ def _head(params: Params) -> dict[str, Any]:
     return params["p"][0]["params"]["head"]
 
 
+@settings.fixed()
 def shapes(arch: Architecture) -> Params:
     """Shapes and dtypes of the parameters, padding included."""
     return jax.eval_shape(lambda: init(arch, jax.random.key(0), jnp.int32(arch.width)))

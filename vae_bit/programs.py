@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
-from vae_bit import data, exact, models, training
+from vae_bit import data, exact, models, settings, training
 from vae_bit.exact import Evaluation
 from vae_bit.models import Architecture, Params
 from vae_bit.training import Metrics, Recipe, Run, State
@@ -46,7 +46,7 @@ class Programs(NamedTuple):
     advance: Callable[[State, Run, np.int32], tuple[State, Metrics]]
 
 
-Evaluate = Callable[[Params, Run], Evaluation]
+Evaluate = Callable[[Params, Run, Callable[[], None]], Evaluation]
 
 
 def chunks(group: Group, chunk: int | None = None) -> list[slice]:
@@ -83,6 +83,7 @@ def halved(group: Group, chunk: int, error: Exception) -> int:
     return half
 
 
+@settings.fixed()
 def compile_programs(group: Group, chunk: int | None = None) -> Programs:
     """The group's programs for chunks of the shape that `chunks` gives, or smaller ones that fit into memory."""
     first = chunks(group, chunk)[0]
@@ -120,10 +121,12 @@ def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> 
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False), **options)
 
 
+@settings.fixed(x64=True)
 def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
     """The exact evaluation in float64 of runs [R] of any n up to arch.width; `total` is how many there are to be.
 
-    A few are evaluated at a time and one after another on each device: that keeps memory small and loses no speed.
+    A few are evaluated at a time and one after another on each device: that keeps memory small and loses no speed. The
+    third argument is called before each few.
     """
     split = PartitionSpec("runs")
     program = _over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, *a), args), split, split)
@@ -131,17 +134,17 @@ def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
     size = devices * min(EVALUATED, math.ceil(total / devices))
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), models.shapes(arch))
     runs: Any = [jax.ShapeDtypeStruct((size,), kind) for kind in KINDS]
-    with jax.enable_x64(True):
-        program = _compile(program.lower(params, Run(*runs)), PLAIN)
+    program = _compile(program.lower(params, Run(*runs)), PLAIN)
 
-    def evaluate_few(params: Params, runs: Run, where: slice) -> Evaluation:
+    def evaluate_few(params: Params, runs: Run, where: slice, check: Callable[[], None]) -> Evaluation:
+        check()
         params = models.pad(jax.tree.map(lambda leaf: leaf[indices(where, size)], params), arch.width)
-        with jax.enable_x64(True):
+        with settings.fixed(x64=True):
             evaluation = program(params, padded(runs, where, size))
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: where.stop - where.start], evaluation)
 
-    def evaluate(params: Params, runs: Run) -> Evaluation:
-        pieces = [evaluate_few(params, runs, where) for where in slices(runs.n.size, size)]
+    def evaluate(params: Params, runs: Run, check: Callable[[], None]) -> Evaluation:
+        pieces = [evaluate_few(params, runs, where, check) for where in slices(runs.n.size, size)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
     return evaluate

@@ -7,7 +7,7 @@ groups of one depth share the program of the exact evaluation, padded to the lar
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vae_bit import settings
 from vae_bit.exact import Evaluation
 from vae_bit.models import Architecture, Params
 from vae_bit.presets import Preset
@@ -34,6 +35,7 @@ from vae_bit.training import Metrics, Run, State
 CURVE_POINTS = 200
 POSITIVE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 AHEAD = 4  # groups whose programs are compiled before their turn
+PATIENCE = 0.1  # seconds for which a program is waited for before the watch may say that the sweep stops
 
 
 class Progress(NamedTuple):
@@ -51,11 +53,14 @@ class Watch(NamedTuple):
 
     `saved` gives the blocks [R] that each run has come already; `resume` the Progress of runs that have come equally
     far, None where that is nowhere; `report` hears of every block. Runs are given by their indices in the group.
+    `check` is called where there is nothing to report: ten times a second while a program is waited for, and between
+    the calls of the evaluation. Whatever these raise ends the sweep.
     """
 
     saved: Callable[[Group], np.ndarray]
     resume: Callable[[np.ndarray], Progress | None]
     report: Callable[[np.ndarray, Progress], None]
+    check: Callable[[], None] = lambda: None
 
 
 UNWATCHED = Watch(lambda group: np.zeros(group.runs.n.size, int), lambda which: None, lambda which, progress: None)
@@ -134,6 +139,7 @@ def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds:
     return Run(*(axis.transpose(0, 2, 3, 1).ravel() for axis in axes))
 
 
+@settings.fixed()
 def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequence[Watch] = ()) -> list[Trained]:
     """Trains and evaluates the groups in turn, while programs of others are compiled; watches[i] follows group i."""
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -141,18 +147,25 @@ def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequen
         evaluate = {arch.layers: pool.submit(compile_evaluate, arch, total) for arch, total in _depths(groups)}
         programs = _ahead(pool, [partial(compile_programs, group, chunk) for group in groups])
         calls = zip(groups, programs, watches or [UNWATCHED] * len(groups), strict=True)
-        return [train(g, program, evaluate[g.arch.layers].result(), watch) for g, program, watch in calls]
+        return [train(g, *_results(p, evaluate[g.arch.layers], watch.check), watch) for g, p, watch in calls]
     finally:  # whoever stops the sweep does not wait for programs that nobody needs
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iterator[Any]:
-    """The tasks' results in order, while the next few are worked on."""
+def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Any]]) -> Iterator[Future]:
+    """The tasks in order, while the next few are worked on."""
     rest = iter(tasks)
     waiting = deque(map(pool.submit, islice(rest, AHEAD)))
     while waiting:
-        yield waiting.popleft().result()
+        yield waiting.popleft()
         waiting.extend(map(pool.submit, islice(rest, 1)))
+
+
+def _results(programs: Future, evaluate: Future, check: Callable[[], None]) -> tuple[Programs, Evaluate]:
+    """Both, once they are compiled."""
+    while wait([programs, evaluate], PATIENCE).not_done:
+        check()
+    return programs.result(), evaluate.result()
 
 
 def _depths(groups: Sequence[Group]) -> Iterator[tuple[Architecture, int]]:
@@ -166,12 +179,14 @@ def _depth(group: Group) -> int:
     return group.arch.layers
 
 
+@settings.fixed()
 def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = UNWATCHED) -> Trained:
     """Trains a group chunk by chunk and evaluates it."""
     which, *pieces = zip(*_train_chunks(programs, group, watch), strict=True)
     order = np.argsort(np.concatenate(which))
     state, curves = (jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *piece) for piece in pieces)
-    return Trained(group, state.step, state.finite, curves, state.params, evaluate(state.params, group.runs))
+    evaluation = evaluate(state.params, group.runs, watch.check)
+    return Trained(group, state.step, state.finite, curves, state.params, evaluation)
 
 
 def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[np.ndarray, State, Metrics]]:
