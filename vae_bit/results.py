@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_bit import files, limits, models
+from vae_bit import files, limits, models, settings
 from vae_bit.exact import Evaluation
 from vae_bit.models import Architecture, Params
 from vae_bit.presets import Preset
@@ -180,6 +180,7 @@ def _parse(name: str, column: tuple[str, ...]) -> np.ndarray:
     return np.array(column, np.int64 if name in ("layers", "n", "seed", "steps") else np.float64)
 
 
+@settings.fixed()
 def load_run(out: Path, layers: int, n: int, **keys: float) -> SavedRun:
     """The first run of the given depth and n; `seed`, `beta` and `learning_rate` narrow the choice.
 
