@@ -27,6 +27,7 @@ HOSTILE = {
     "jax_debug_nans": True,
     "jax_debug_infs": True,
     "jax_disable_jit": True,
+    "jax_transfer_guard": "disallow",
     "jax_default_matmul_precision": "bfloat16",
 }
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from vae_bit import files, limits, models
+from vae_bit import files, limits, models, settings
 from vae_bit.exact import Evaluation
 from vae_bit.files import Damaged
 from vae_bit.models import Architecture, Params
@@ -250,6 +250,7 @@ def _column(name: str, texts: tuple[str, ...]) -> np.ndarray:
     return column
 
 
+@settings.fixed()
 def load_run(out: Folder, layers: int, n: int, **keys: float) -> SavedRun:
     """The first run of the given depth and n; `seed`, `beta` and `learning_rate` narrow the choice.
 

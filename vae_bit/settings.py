@@ -23,6 +23,7 @@ def fixed(x64: bool = False) -> Iterator[None]:
             jax.debug_nans(False),  # diverged runs have their own account
             jax.debug_infs(False),
             jax.disable_jit(False),
+            jax.transfer_guard("allow"),
         ):
             stack.enter_context(setting)
         yield
