@@ -153,7 +153,7 @@ def test_a_picture_that_fails_is_a_notice(tmp_path, monkeypatch, capsys):
         raise RuntimeError("latex was not able to process\nthe string")
 
     monkeypatch.setattr(figures, "summary", fail)
-    command.draw({}, {}, tmp_path / "summary.png")
+    command.draw({}, {}, {}, tmp_path / "summary.png")
     path = tmp_path / "summary.png"
     assert capsys.readouterr().err == f"notice: {path}: not drawn, latex was not able to process the string\n"
     assert not list(tmp_path.iterdir())
