@@ -25,9 +25,9 @@ from vae_bit.sweep import Trained, block_ends
 
 Table = dict[str, np.ndarray]
 
-SCHEMA = 2
+SCHEMA = 3
 KEYS = ("layers", "n", "beta", "learning_rate", "seed")
-EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass")
+EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass", "error")
 CURVES = ("loss", "recon", "kl")
 COLLAPSED = 0.01  # nats of mutual information at the top layer
 
