@@ -29,6 +29,7 @@ from experiments.keeper import Keeper
 from experiments.options import BadInput, Choice, Fault, Location, Number, Numbers, define, say
 from experiments.signals import Stop, Stopped
 from vae_bit import files, limits, results, sweep
+from vae_bit.exact import TOLERANCE
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset, override
 from vae_bit.programs import Group
@@ -273,6 +274,13 @@ def show(rows: results.Table) -> None:
     for status in ("diverged", "collapsed"):
         if count := np.sum(rows["status"] == status):
             print(f"warning: {count} of {rows['n'].size} runs {status}; see results.csv", file=sys.stderr)
+    error = rows["error"][(rows["status"] != "diverged") & ~(rows["error"] <= TOLERANCE)]
+    if error.size:
+        print(
+            f"warning: {error.size} of {rows['n'].size} runs inexact: their figures may be off by up to "
+            f"{error.max():.0e} of max(1, |figure|); see error in results.csv",
+            file=sys.stderr,
+        )
     say(capture.get(), end="")
 
 

@@ -1,22 +1,25 @@
 """Exact evaluation of a VAE with L scalar latents: loss, evidence, posteriors, mutual information, by quadrature.
 
 Every figure is a chain of one-dimensional integrals, one a layer, each on an adaptive grid. Everything follows the
-dtype of the chain: in float64 (`with jax.enable_x64(True)`) refining the grids moves a figure by less than 1e-5,
-relative to max(1, |figure|), also for decoders of slope 1e4 and noise of 1e-3; float32 is good to about 1e-3.
+dtype of the chain. In float64 (`with jax.enable_x64(True)`) grids are refined until the estimated error of every figure
+is below 1e-5, relative to max(1, |figure|), also for decoders of slope 1e4 and noise of 1e-3; float32 is good to 1e-3.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vae_bit import marginals
 from vae_bit.distributions import LOG_2PI, Normal
 from vae_bit.marginals import (
     Chain,
+    Grids,
     Kernel,
     energies,
     generative_marginals,
@@ -25,8 +28,14 @@ from vae_bit.marginals import (
     log_normal,
     log_prior,
     push,
+    real_logits,
 )
-from vae_bit.quadrature import Table, adapt, lookup, nodes, tabulate
+from vae_bit.quadrature import Table, adapt, lookup, mass_defect, nodes, tabulate
+
+GRIDS = (Grids(), Grids(104, 36), Grids(208, 72))  # tried in turn; each takes four times as long as the one before
+TOLERANCE = 1e-5  # of a figure in float64, relative to max(1, |figure|)
+SAFETY = 3.0  # a figure's error over the worst defect of a mass: seen to be 2 at most where either is above TOLERANCE
+GAIN = 8.0  # a figure's error over that on grids twice as fine: seen to be 15 and more
 
 
 class Evaluation(NamedTuple):
@@ -40,6 +49,7 @@ class Evaluation(NamedTuple):
     mutual_information: Array  # I_q(x; z_L) = E KL(q(z_L | x) || q(z_L))
     marginal_kl: Array  # KL(q(z_L) || p(z_L))
     valid_mass: Array  # sum_k p(x_k)
+    error: Array  # estimated, the worst of the figures above, each relative to max(1, |figure|)
 
 
 class Densities(NamedTuple):
@@ -54,15 +64,46 @@ class Densities(NamedTuple):
 
 
 def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
-    """Loss, evidence and ELBO surgery of a chain; see `Evaluation`.
+    """Loss, evidence and ELBO surgery of a chain; see `Evaluation`. Warns where the error stays above the tolerance.
+
+    Under `jit` and `vmap`, where nothing can depend on the error, the first grids count: look at `error` afterwards.
+    """
+    figures = evaluate_on(GRIDS[0], chain, beta)
+    if isinstance(figures.error, jax.core.Tracer):
+        return figures
+    for grids in GRIDS[1:]:
+        if not inexact(figures):
+            return figures
+        figures = refined(figures, evaluate_on(grids, chain, beta))
+    if inexact(figures):
+        message = f"evaluate: the chain is too steep for the finest grids; figures may be off by {figures.error:.0e}"
+        warnings.warn(f"{message} of max(1, |figure|)", stacklevel=2)
+    return figures
+
+
+def inexact(figures: Evaluation) -> np.ndarray:
+    """Whether the error is above what is promised: 1e-5 in float64, 1e-3 in float32."""
+    error = np.asarray(figures.error)
+    return ~(error <= max(TOLERANCE, 1e4 * float(np.finfo(error.dtype).eps)))  # NaN is inexact too
+
+
+def refined(coarse: Evaluation, fine: Evaluation) -> Evaluation:
+    """The figures on the finer of two grids; the error is at least an eighth of what refining has moved."""
+    moved = [np.abs(a - b) / np.maximum(1.0, np.abs(b)) for a, b in zip(coarse[:-1], fine[:-1], strict=True)]
+    worst = [np.max(x, axis=-1) if x.ndim > np.ndim(fine.loss) else x for x in moved]
+    return fine._replace(error=np.maximum(fine.error, np.max(worst, axis=0) / GAIN))
+
+
+def evaluate_on(grids: Grids, chain: Chain, beta: float | Array = 1.0) -> Evaluation:
+    """`evaluate` on grids of the given size, whatever the error.
 
     Surgery (Hoffman and Johnson 2016): E KL(q(z_L | x) || p(z_L)) = I_q(x; z_L) + KL(q(z_L) || p(z_L)), that is kl_1
     if L = 1 and less than kl_L otherwise, z_{L-1} having been integrated out.
     Under `vmap` every run holds n * CHUNK logits and (L > 1) some 1e6 numbers; `lax.map` is as fast on a CPU.
     """
-    q_marginals = inference_marginals(chain)
-    recon, kl = _recon(chain, q_marginals[0]), _kl(chain, q_marginals)
-    log_p = log_evidence(chain)
+    q_marginals, (p_marginals, energy) = inference_marginals(chain, grids), generative_marginals(chain, grids)
+    (recon, recon_defect), (kl, kl_defect) = _recon(chain, q_marginals[0]), _kl(chain, q_marginals, grids)
+    log_p = _log_evidence(p_marginals[0], energy)
     nll = -jnp.mean(log_p)
     information, marginal_kl = _surgery(q_marginals[-1])
     return Evaluation(
@@ -74,14 +115,19 @@ def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
         mutual_information=information,
         marginal_kl=marginal_kl,
         valid_mass=jnp.sum(jnp.exp(log_p)),
+        error=SAFETY * jnp.max(jnp.stack([recon_defect, kl_defect, *map(_defect, [*q_marginals, *p_marginals])])),
     )
 
 
 def log_evidence(chain: Chain) -> Array:
     """ln p(x_k) = ln int p(z_1) p(x_k | z_1) dz_1 of every data point, [D]."""
-    tables, energy = generative_marginals(chain)
-    z, weights = nodes(tables[0].edges)
-    return jax.nn.logsumexp(lookup(tables[0], z) - energy, axis=-1, b=weights[None])
+    tables, energy = generative_marginals(chain, GRIDS[0])
+    return _log_evidence(tables[0], energy)
+
+
+def _log_evidence(p: Table, energy: Array) -> Array:
+    z, weights = nodes(p.edges)
+    return jax.nn.logsumexp(lookup(p, z) - energy, axis=-1, b=weights[None])
 
 
 def densities(chain: Chain, grids: Sequence[Array]) -> Densities:
@@ -89,12 +135,12 @@ def densities(chain: Chain, grids: Sequence[Array]) -> Densities:
 
     p(z_l | x_k) = p(z_l) r_k(z_l), r_k(z_l) = p(x_k | z_l) / p(x_k), and r_k(z_{l+1}) = E_{p(z_l | z_{l+1})}[r_k(z_l)].
     """
-    log_q = [lookup(table, z) for table, z in zip(inference_marginals(chain), grids, strict=True)]
-    tables, _ = generative_marginals(chain)
+    log_q = [lookup(table, z) for table, z in zip(inference_marginals(chain, GRIDS[0]), grids, strict=True)]
+    tables, _ = generative_marginals(chain, GRIDS[0])
     seen: list[Callable[[Array], Array]] = [partial(_seen, chain, log_evidence(chain))]
     for p, table in zip(chain.p, tables, strict=False):
         below = tabulate(*adapt(lambda z, f=seen[-1]: (f(z), f(z)), table.edges, marginals.PASSES))
-        seen.append(lambda z, p=p, below=below: _expect(partial(lookup, below), given(p, z)))
+        seen.append(lambda z, p=p, below=below: _expect(partial(lookup, below), given(p, z), GRIDS[0])[0])
     ratios = [f(z) for f, z in zip(seen, grids, strict=True)]
     p = [jnp.exp(lookup(table, z)[0]) for table, z in zip(tables, grids, strict=True)]
     return Densities(
@@ -111,7 +157,7 @@ def _seen(chain: Chain, log_p: Array, z: Array) -> Array:
     """p(x_k | z_1) / p(x_k) and, in the last row, the mean of p(x_i = 1 | z_1): z_1 [K] -> [D + 1, K]."""
     ratio = jnp.exp(-energies(chain, z) - log_p[:, None])
     mask = chain.mask.astype(z.dtype)
-    probability = mask @ jax.nn.sigmoid(chain.logits(z)) / jnp.sum(mask)
+    probability = mask @ jax.nn.sigmoid(real_logits(chain, z)) / jnp.sum(mask)
     return jnp.concatenate([ratio, probability[None]])
 
 
@@ -121,45 +167,48 @@ def _at_zero(chain: Chain) -> Array:
     if not chain.p:
         return jax.nn.sigmoid(chain.logits(zero))[:, 0]
     top = given(chain.p[-1], zero)
-    edges = top.mean + top.std * marginals.REACH * jnp.linspace(-1.0, 1.0, marginals.PANELS + 1, dtype=zero.dtype)
+    edges = top.mean + top.std * marginals.REACH * jnp.linspace(-1.0, 1.0, GRIDS[0].outer + 1, dtype=zero.dtype)
     table = tabulate(edges, log_normal(nodes(edges)[0], top)[None])
     for kernel in reversed(chain.p[:-1]):
-        table, _ = push(table, kernel, marginals.REACH)
+        table, _ = push(table, kernel, marginals.REACH, GRIDS[0])
 
     def f(z):
         density = jnp.exp(lookup(table, z))
-        return jnp.concatenate([density, density * jnp.mean(jax.nn.sigmoid(chain.logits(z)), axis=0)[None]]), z
+        return jnp.concatenate([density, density * jnp.mean(jax.nn.sigmoid(real_logits(chain, z)), axis=0)[None]]), z
 
     edges, z = adapt(f, table.edges, marginals.PASSES)
     mass = jnp.exp(lookup(table, z)[0]) * nodes(edges)[1]
     return jax.nn.sigmoid(chain.logits(z)) @ (mass / jnp.sum(mass))
 
 
-def _recon(chain: Chain, q: Table) -> Array:
-    """E[-ln p(x | z_1)] under q(z_1 | x)."""
+def _recon(chain: Chain, q: Table) -> tuple[Array, Array]:
+    """E[-ln p(x | z_1)] under q(z_1 | x), and the defect of that mass on its grid."""
 
     def f(z):
         density, energy = jnp.exp(lookup(q, z)), energies(chain, z)
         return jnp.concatenate([density, density * energy]), (density, energy)
 
     edges, (density, energy) = adapt(f, q.edges, marginals.PASSES)
-    return jnp.mean(jnp.sum(_mass(density, edges) * energy, axis=-1))
+    return jnp.mean(jnp.sum(_mass(density, edges) * energy, axis=-1)), jnp.max(mass_defect(density, edges))
 
 
-def _kl(chain: Chain, q_marginals: list[Table]) -> Array:
-    """E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], l = 1..L: [L]."""
+def _kl(chain: Chain, q_marginals: list[Table], grids: Grids) -> tuple[Array, Array]:
+    """E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], l = 1..L: [L]; and the largest defect of a mass on its way."""
+    defects = [jnp.zeros((), chain.q_data.mean.dtype)]
     kl = [-jnp.mean(jnp.log(chain.q_data.std) + 0.5 * (1.0 + LOG_2PI))]
     for q, q_above, p in zip(q_marginals, chain.q, chain.p, strict=False):
         edges, (density, above) = adapt(partial(_cross_features, q, q_above, p), q.edges, marginals.PASSES)
         z, mass = nodes(edges)[0], jnp.mean(_mass(density, edges), axis=0)
-        cross = _expect(lambda up, z=z, p=p: log_normal(z[:, None], given(p, up))[None], above)[0]
+        cross, defect = _expect(lambda up, z=z, p=p: log_normal(z[:, None], given(p, up))[None], above, grids)
+        cross = cross[0]
+        defects += [jnp.max(mass_defect(density, edges)), jnp.sum(mass * defect)]
         kl[-1] -= jnp.sum(mass * cross)
         kl.append(-jnp.sum(mass * (jnp.log(above.std) + 0.5 * (1.0 + LOG_2PI))))
     top = q_marginals[-1]
     z, _ = nodes(top.edges)
     mass = jnp.mean(_mass(jnp.exp(lookup(top, z)), top.edges), axis=0)
     kl[-1] -= jnp.sum(mass * log_prior(z)[0])
-    return jnp.stack(kl)
+    return jnp.stack(kl), jnp.max(jnp.stack(defects))
 
 
 def _cross_features(q: Table, q_above: Kernel, p: Kernel, z: Array) -> tuple[Array, tuple[Array, Normal]]:
@@ -174,25 +223,33 @@ def _cross_features(q: Table, q_above: Kernel, p: Kernel, z: Array) -> tuple[Arr
     return (density[:, None] * features[None]).reshape(-1, z.size), (density, above)
 
 
-def _expect(f: Callable[[Array], Array], normal: Normal) -> Array:
-    """E[f(z)], z ~ N(mean_k, std_k^2), each on a grid of its own: f maps z [K, M] to [m, K, M], the result [m, K]."""
+def _expect(f: Callable[[Array], Array], normal: Normal, grids: Grids) -> tuple[Array, Array]:
+    """E[f(z)], z ~ N(mean_k, std_k^2), each on a grid of its own: f maps z [K, M] to [m, K, M], the result [m, K].
+
+    Also the defects [K] of the Gaussians' masses.
+    """
 
     def integrand(t):
         density = jnp.exp(-0.5 * jnp.square(t))[None]
         values = jnp.concatenate([density, density * f(normal.mean[:, None] + normal.std[:, None] * t)])
         return values, values
 
-    start = marginals.REACH * jnp.linspace(-1.0, 1.0, marginals.INNER_PANELS + 1, dtype=normal.mean.dtype)
+    start = marginals.REACH * jnp.linspace(-1.0, 1.0, grids.inner + 1, dtype=normal.mean.dtype)
     start = jnp.broadcast_to(start, (*normal.mean.shape, start.size))
     edges, values = adapt(integrand, start, marginals.INNER_PASSES)
     mass, *sums = jnp.sum(values * nodes(edges)[1][None], axis=-1)
-    return jnp.stack(sums) / mass[None]
+    return jnp.stack(sums) / mass[None], jnp.abs(mass * np.exp(-0.5 * LOG_2PI) - 1.0)
 
 
 def _mass(density: Array, edges: Array) -> Array:
     """Weights that sum to one for the densities [D, K] at the nodes of a grid."""
     mass = density * nodes(edges)[1][None]
     return mass / jnp.sum(mass, axis=-1, keepdims=True)
+
+
+def _defect(table: Table) -> Array:
+    """The worst defect of the tabulated densities' masses."""
+    return jnp.max(mass_defect(jnp.exp(lookup(table, nodes(table.edges)[0])), table.edges))
 
 
 def _surgery(q: Table) -> tuple[Array, Array]:

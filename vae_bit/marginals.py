@@ -17,12 +17,17 @@ from vae_bit.quadrature import Table, adapt, lookup, nodes, peaks, resample, sha
 
 Kernel = Callable[[Array], Normal]
 
-PANELS = 48  # of a grid on which functions of one latent are integrated or tabulated
-PASSES = 5  # evaluations on such a grid, the last of which counts
-INNER_PANELS = 16  # of the grids of an inner integral, one for each node of the outer one
-INNER_PASSES = 6
+PASSES = 5  # evaluations on a grid of one latent, the last of which counts
+INNER_PASSES = 5
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 CHUNK = 64  # decoder inputs evaluated at a time
+
+
+class Grids(NamedTuple):
+    """How fine the grids are, in panels."""
+
+    outer: int = 52  # of a grid on which functions of one latent are integrated or tabulated
+    inner: int = 18  # of the grids of an inner integral, one for each node of the outer one
 
 
 class Chain(NamedTuple):
@@ -40,6 +45,11 @@ class Chain(NamedTuple):
     logits: Callable[[Array], Array]
 
 
+def real_logits(chain: Chain, z: Array) -> Array:
+    """The logits with 0 in the padding, whatever it holds: [K] -> [n, K]."""
+    return jnp.where(chain.mask[:, None] > 0, chain.logits(z), 0.0)
+
+
 def energies(chain: Chain, z: Array) -> Array:
     """-ln p(x_k | z_1) = sum_i softplus((1 - 2 x_ik) logit_i(z_1)): z [K] -> [D, K]. Holds n * CHUNK logits at a time.
 
@@ -50,7 +60,7 @@ def energies(chain: Chain, z: Array) -> Array:
     zeros = mask[:, None] - ones
 
     def chunk(z):
-        logits = chain.logits(z)
+        logits = real_logits(chain, z)
         shared = jnp.sum(mask[:, None] * jnp.log1p(jnp.exp(-jnp.abs(logits))), axis=0)
         return shared[None] + zeros.T @ jnp.maximum(logits, 0.0) + ones.T @ jnp.maximum(-logits, 0.0)
 
@@ -58,33 +68,37 @@ def energies(chain: Chain, z: Array) -> Array:
     return jax.lax.map(chunk, chunks).swapaxes(0, 1).reshape(chain.x.shape[1], -1)[:, : z.size]
 
 
-def inference_marginals(chain: Chain) -> list[Table]:
+def inference_marginals(chain: Chain, grids: Grids) -> list[Table]:
     """ln q(z_l | x_k), l = 1..L, each a table of D functions."""
-    edges = resample(_spread(chain.q_data, REACH), PANELS)
+    edges = resample(_spread(chain.q_data, REACH), grids.outer)
     columns = Normal(chain.q_data.mean[:, None], chain.q_data.std[:, None])
     tables = [tabulate(edges, log_normal(nodes(edges)[0][None], columns))]
     for kernel in chain.q:
-        tables.append(push(tables[-1], kernel, REACH)[0])
+        tables.append(push(tables[-1], kernel, REACH, grids)[0])
     return tables
 
 
-def generative_marginals(chain: Chain) -> tuple[list[Table], Array]:
+def generative_marginals(chain: Chain, grids: Grids) -> tuple[list[Table], Array]:
     """ln p(z_l), l = 1..L, and -ln p(x_k | z_1) at the nodes of the first, whose grid also resolves p(z_1 | x_k)."""
     reach = _prior_reach(chain)
-    edges = reach * jnp.linspace(-1.0, 1.0, PANELS + 1, dtype=reach.dtype)
+    edges = reach * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=reach.dtype)
     energy = partial(energies, chain)
     if not chain.p:
         edges, values = adapt(partial(_tempered, log_prior, energy), edges, PASSES)
         return [tabulate(edges, log_prior(nodes(edges)[0]))], values
     tables = [tabulate(edges, log_prior(nodes(edges)[0]))]
     for kernel in reversed(chain.p[1:]):
-        tables.insert(0, push(tables[0], kernel, reach)[0])
-    first, values = push(tables[0], chain.p[0], reach, energy)
+        tables.insert(0, push(tables[0], kernel, reach, grids)[0])
+    first, values = push(tables[0], chain.p[0], reach, grids, energy)
     return [first, *tables], values
 
 
 def push(
-    source: Table, kernel: Kernel, reach: float | Array, energy: Callable[[Array], Array] | None = None
+    source: Table,
+    kernel: Kernel,
+    reach: float | Array,
+    grids: Grids,
+    energy: Callable[[Array], Array] | None = None,
 ) -> tuple[Table, Array]:
     """ln int exp(source_k(z)) kernel(z' | z) dz as a table of z', and the energies [D, K] at its nodes.
 
@@ -100,9 +114,9 @@ def push(
         log_kernel = log_normal(target[:, None], broad)
         return jax.nn.logsumexp(log_mass[:, None] + log_kernel[None], axis=-1)
 
-    start = resample(_spread(normals, reach), PANELS)
+    start = resample(_spread(normals, reach), grids.outer)
     edges, values = adapt(partial(_tempered, sketch, energy or _nothing), start, PASSES)
-    exact = partial(_mixture, source.edges, kernel, below, normals, nodes(edges)[0])
+    exact = partial(_mixture, grids.inner, source.edges, kernel, below, normals, nodes(edges)[0])
     return tabulate(edges, jax.vmap(exact)(source.coefficients)), values
 
 
@@ -143,7 +157,15 @@ def _under(source: Table, kernel: Kernel, z: Array) -> tuple[Array, Normal]:
     return (density[:, None] * features[None]).reshape(-1, z.size), normal
 
 
-def _mixture(edges: Array, kernel: Kernel, below: Array, normals: Normal, target: Array, coefficients: Array) -> Array:
+def _mixture(
+    panels: int,
+    edges: Array,
+    kernel: Kernel,
+    below: Array,
+    normals: Normal,
+    target: Array,
+    coefficients: Array,
+) -> Array:
     """ln int exp(source(z)) kernel(z' | z) dz at every z' [K], each on a grid of its own, for one row of the source.
 
     The grids start from `below`, where the kernel is `normals`. A change of sign of z' - mean(z) leads to the spike.
@@ -156,8 +178,8 @@ def _mixture(edges: Array, kernel: Kernel, below: Array, normals: Normal, target
         return jnp.concatenate([peaks(log_joint[None]), (r / jnp.sqrt(1.0 + jnp.square(r)))[None]]), log_joint
 
     features, _ = joint(nodes(below)[0][None], Normal(normals.mean[None], normals.std[None]))
-    start = share(jnp.broadcast_to(below, (target.size, below.size)), features, INNER_PANELS)
-    inner, log_joint = adapt(lambda z: joint(z, given(kernel, z)), start, INNER_PASSES)
+    start = share(jnp.broadcast_to(below, (target.size, below.size)), features, panels)
+    inner, log_joint = adapt(lambda z: joint(z, given(kernel, z)), start, INNER_PASSES, guides=2)
     return jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1])
 
 

@@ -6,7 +6,7 @@ Each program takes the runs of a chunk by `vmap` and splits them over all local 
 import math
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 from vae_bit import data, exact, models, settings, training
-from vae_bit.exact import Evaluation
+from vae_bit.exact import GRIDS, Evaluation
+from vae_bit.marginals import Grids
 from vae_bit.models import Architecture, Params
 from vae_bit.training import Metrics, Recipe, Run, State
 
@@ -121,17 +122,44 @@ def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> 
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False), **options)
 
 
-@settings.fixed(x64=True)
 def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
     """The exact evaluation in float64 of runs [R] of any n up to arch.width; `total` is how many there are to be.
 
-    A few are evaluated at a time and one after another on each device: that keeps memory small and loses no speed. The
-    third argument is called before each few.
+    Runs whose figures are inexact are evaluated again on finer grids, whose program is compiled when a run needs it.
+    The third argument is called before each few.
+    """
+    devices = jax.local_device_count()
+    coarse = _compile_evaluate(arch, GRIDS[0], devices * min(EVALUATED, math.ceil(total / devices)))
+    finer = cache(lambda grids: _compile_evaluate(arch, grids, devices))
+
+    def evaluate(params: Params, runs: Run, check: Callable[[], None]) -> Evaluation:
+        figures = coarse(params, runs, check)
+        for grids in GRIDS[1:]:
+            where = np.flatnonzero(exact.inexact(figures))
+            if not where.size:
+                break
+            few, some, before = jax.tree.map(lambda leaf, where=where: leaf[where], (params, runs, figures))
+            after = exact.refined(before, finer(grids)(few, some, check))
+            figures = jax.tree.map(partial(_replaced, where), figures, after)
+        return figures
+
+    return evaluate
+
+
+def _replaced(where: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    result = old.copy()
+    result[where] = new
+    return result
+
+
+@settings.fixed(x64=True)
+def _compile_evaluate(arch: Architecture, grids: Grids, size: int) -> Evaluate:
+    """The evaluation on given grids, `size` runs at a time and one after another on each device.
+
+    That keeps memory small and loses no speed.
     """
     split = PartitionSpec("runs")
-    program = _over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, *a), args), split, split)
-    devices = jax.local_device_count()
-    size = devices * min(EVALUATED, math.ceil(total / devices))
+    program = _over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, grids, *a), args), split, split)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), models.shapes(arch))
     runs: Any = [jax.ShapeDtypeStruct((size,), kind) for kind in KINDS]
     program = _compile(program.lower(params, Run(*runs)), PLAIN)
@@ -150,9 +178,9 @@ def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
     return evaluate
 
 
-def _evaluate(arch: Architecture, params: Params, run: Run) -> Evaluation:
+def _evaluate(arch: Architecture, grids: Grids, params: Params, run: Run) -> Evaluation:
     params, beta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, run.beta))
-    return exact.evaluate(models.chain(arch, params, run.n), beta)
+    return exact.evaluate_on(grids, models.chain(arch, params, run.n), beta)
 
 
 def padded(runs: Run, where: slice, length: int) -> Run:

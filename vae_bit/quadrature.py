@@ -43,22 +43,36 @@ def resample(knots: Array, panels: int) -> Array:
     return _interpolate(rank, jnp.arange(knots.shape[-1], dtype=knots.dtype), knots)
 
 
-def adapt(f: Callable[[Array], tuple[Array, Values]], edges: Array, passes: int) -> tuple[Array, Values]:
+def adapt(
+    f: Callable[[Array], tuple[Array, Values]], edges: Array, passes: int, guides: int = 0
+) -> tuple[Array, Values]:
     """Evaluate f on a grid that is moved `passes - 1` times to where its features are hard to resolve.
 
     f(z [..., K]) -> (features [m, ..., K], values): the features say what is to be integrated or interpolated, each is
-    compared with its own maximum. Returns the last edges and the values at their nodes.
+    compared with its own maximum. The last `guides` of them only lead to what matters: the last move leaves them out.
+    Returns the last edges and the values at their nodes.
     """
 
-    def one_pass(_, grid):
+    def one_pass(i, grid):
         edges = grid[0]
         features, values = f(nodes(edges)[0])
+        if guides:
+            kept = (jnp.arange(features.shape[0]) < features.shape[0] - guides) | (i != passes - 2)
+            features = jnp.where(kept.reshape(-1, *(1,) * (features.ndim - 1)), features, 0.0)
         return share(edges, features, edges.shape[-1] - 1), edges, values
 
     # The last values are carried: to keep those of every pass, as a scan would, is more to compile and to hold.
     none_yet = jax.tree.map(jnp.zeros_like, jax.eval_shape(f, nodes(edges)[0])[1])
     _, edges, values = jax.lax.fori_loop(0, passes, one_pass, (edges, edges, none_yet))
     return edges, values
+
+
+def mass_defect(density: Array, edges: Array) -> Array:
+    """|int f(z) dz - 1| for a density, f >= 0 at the nodes of a grid: what the grid, or f itself, is off by: [...].
+
+    Densities are at hand wherever something is integrated, and they alone have integrals known beforehand.
+    """
+    return jnp.abs(jnp.sum(density * nodes(edges)[1], axis=-1) - 1.0)
 
 
 def share(edges: Array, features: Array, panels: int) -> Array:

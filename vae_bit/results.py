@@ -33,10 +33,10 @@ from vae_bit.training import Recipe
 Table = dict[str, np.ndarray]
 Folder = str | os.PathLike[str]
 
-SCHEMA = 2
+SCHEMA = 3
 KEYS = ("layers", "n", "beta", "learning_rate", "seed")
 STATUS = ("ok", "collapsed", "diverged")
-EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass")
+EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass", "error")
 COLUMNS = (*KEYS, "status", "steps", "loss", "recon", "recon_per_dim", "kl", "limit", "gap", *EXACT)
 WHOLE = {"layers": (1, 64), "n": (1, 2**31 - 1), "seed": (0, 2**32 - 1), "steps": (0, 2**31 - 1)}  # and their bounds
 POSITIVE = ("beta", "learning_rate")
