@@ -56,7 +56,7 @@ def energies(chain: Chain, z: Array) -> Array:
     softplus(+-l) = max(+-l, 0) + ln(1 + exp(-|l|)), whose second part, the costly one, serves every data point.
     """
     mask = chain.mask.astype(z.dtype)
-    ones = mask[:, None] * chain.x.astype(z.dtype)
+    ones = jnp.where(mask[:, None] > 0, chain.x.astype(z.dtype), 0.0)
     zeros = mask[:, None] - ones
 
     def chunk(z):

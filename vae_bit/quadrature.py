@@ -72,7 +72,9 @@ def mass_defect(density: Array, edges: Array) -> Array:
 
     Densities are at hand wherever something is integrated, and they alone have integrals known beforehand.
     """
-    return jnp.abs(jnp.sum(density * nodes(edges)[1], axis=-1) - 1.0)
+    weights = nodes(edges)[1]
+    weights = jnp.expand_dims(weights, range(density.ndim - weights.ndim))
+    return jnp.abs(jnp.sum(density * weights, axis=-1) - 1.0)
 
 
 def share(edges: Array, features: Array, panels: int) -> Array:
