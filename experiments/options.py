@@ -3,7 +3,6 @@
 import ctypes
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -137,8 +136,6 @@ def run(main: Callable[[], int | None]) -> None:
     BadInput, Damaged and flag errors become one line and status 2; Fault and OSError one line and status 1.
     """
     logging.set_verbosity(logging.WARNING)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see experiments/__init__.py
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_streams()
     try:
         signals.interrupt()

@@ -10,8 +10,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -19,22 +18,20 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
-from rich.text import Text
 
 from experiments import figures, folder, options, signals
+from experiments.bars import progress_bars
 from experiments.keeper import Keeper
 from experiments.options import BadInput, Choice, Fault, Location, Number, Numbers, define, say
 from experiments.signals import Stop, Stopped
-from vae_bit import files, limits, results, sweep
+from vae_bit import files, results, sweep
 from vae_bit.exact import TOLERANCE
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset, override
 from vae_bit.programs import Group
-from vae_bit.sweep import Progress, Trained
-from vae_bit.training import Metrics, Objective
+from vae_bit.sweep import Trained
+from vae_bit.training import Objective
 
 FLAGS = flags.FLAGS
 WIDTH = 150  # of the table where there is no terminal
@@ -221,49 +218,6 @@ def about() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "devices": [f"{device.device_kind} {device.id}" for device in jax.devices()],
     }
-
-
-@contextmanager
-def progress_bars(groups: list[Group]) -> Iterator[list[Callable[[np.ndarray, Progress], None]]]:
-    """Bars, one a group, and the function that moves each; silent where standard error is no terminal."""
-    console = Console(stderr=True)
-    columns = ("{task.description}", BarColumn(), SpeedColumn(), TimeRemainingColumn(), "{task.fields[gap]}")
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield [_report(bars, group) for group in groups]
-
-
-class SpeedColumn(ProgressColumn):
-    """Steps of one run each second, over all runs of the group."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:,.0f} steps/s")
-
-
-def _report(bars: Bars, group: Group) -> Callable[[np.ndarray, Progress], None]:
-    n = f"{group.runs.n.min()}..{group.arch.width}" if group.runs.n.min() < group.arch.width else group.arch.width
-    name = f"layers {group.arch.layers}, n {n}, {group.runs.n.size} runs"
-    task = bars.add_task(name, total=group.runs.n.size * group.recipe.steps, gap="")
-    ends, done, limit = sweep.block_ends(group.recipe.steps), np.zeros(group.runs.n.size, int), own_limits(group)
-
-    def report(which: np.ndarray, progress: Progress) -> None:
-        done[which] = ends[len(progress.curves) - 1]
-        gap = median_gap(progress.curves[-1], np.asarray(group.runs.beta)[which], limit[which])
-        bars.update(task, completed=done.sum(), gap=gap)
-
-    return report
-
-
-def own_limits(group: Group) -> np.ndarray:
-    """The limit of each run [R]; runs that differ in seed and learning rate alone share one."""
-    settings, index = np.unique(np.stack([group.runs.n, group.runs.beta]), axis=1, return_inverse=True)
-    return limits.limit(group.arch.layers, *settings)[index]
-
-
-def median_gap(metrics: Metrics, beta: np.ndarray, limit: np.ndarray) -> str:
-    """The median distance of the sampled -ELBO = recon + beta * kl from each run's own limit, in words."""
-    gap = metrics.recon + beta * metrics.kl - limit
-    finite = gap[np.isfinite(gap)]
-    return f"median gap {np.median(finite):.4f}" if finite.size else "diverged"
 
 
 def show(rows: results.Table) -> None:

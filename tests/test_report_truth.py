@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from commands import Command
 
-from experiments import figures, premises, report, report_text, saved
-from experiments import sweep as command
+from experiments import bars, figures, premises, report, report_text, saved
 from vae_bit import limits, results
 from vae_bit.sweep import plan
 from vae_bit.training import Metrics
@@ -182,7 +181,7 @@ def test_falling(values, expected):
 def test_the_bar_tells_the_median_gap_to_each_runs_own_limit(tiny):
     """Runs of n = 1 and of n = 5 share a bar: a median of their losses says nothing of either."""
     (group,) = plan(tiny["default"], [1], [1, 5], [0.5, 1.0], [1e-2], [0, 1, 2])
-    limit = command.own_limits(group)
+    limit = bars.own_limits(group)
     np.testing.assert_array_equal(limit, limits.limit(1, group.runs.n, group.runs.beta))
     kl = np.linspace(0.1, 0.4, limit.size)
     beta = np.asarray(group.runs.beta)
@@ -190,5 +189,5 @@ def test_the_bar_tells_the_median_gap_to_each_runs_own_limit(tiny):
     recon = limit + above - beta * kl
     sampled: Any = {"loss": np.full_like(kl, 7.0), "recon": recon, "kl": kl}
     metrics = Metrics(**sampled)
-    assert command.median_gap(metrics, beta, limit) == "median gap 0.0200"
-    assert command.median_gap(Metrics(**sampled | {"recon": recon * np.nan}), beta, limit) == "diverged"
+    assert bars.median_gap(metrics, beta, limit) == "median gap 0.0200"
+    assert bars.median_gap(Metrics(**sampled | {"recon": recon * np.nan}), beta, limit) == "diverged"
