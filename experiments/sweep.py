@@ -228,7 +228,7 @@ def show(rows: results.Table) -> None:
     for status in ("diverged", "collapsed"):
         if count := np.sum(rows["status"] == status):
             print(f"warning: {count} of {rows['n'].size} runs {status}; see results.csv", file=sys.stderr)
-    error = rows["error"][(rows["status"] != "diverged") & ~(rows["error"] <= TOLERANCE)]
+    error = rows["error"][(rows["status"] != "diverged") & (rows["error"] > TOLERANCE)]
     if error.size:
         print(
             f"warning: {error.size} of {rows['n'].size} runs inexact: their figures may be off by up to "

