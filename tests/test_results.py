@@ -15,7 +15,7 @@ from vae_bit import exact, limits, models, results
 
 HEADER = (
     "layers,n,beta,learning_rate,seed,status,steps,loss,recon,recon_per_dim,kl,limit,gap,"
-    "nll,posterior_kl,mutual_information,marginal_kl,valid_mass"
+    "nll,posterior_kl,mutual_information,marginal_kl,valid_mass,error"
 )
 COLUMNS = HEADER.split(",")
 

@@ -186,7 +186,8 @@ def test_a_chunk_that_is_done_lets_go_of_the_optimisers_moments(tiny, monkeypatc
     def init(runs):
         gc.collect()
         assert not [memory for memory in kept if memory()]
-        return State(np.zeros(3, np.int32), {"q": [np.asarray(runs.seed)]}, moment(), moment())
+        moments = [moment(), moment()]
+        return State(np.zeros(3, np.int32), np.ones(3, bool), {"q": [np.asarray(runs.seed)]}, moments)
 
     def advance(state, runs, steps):
         return state._replace(step=state.step + steps), Metrics(*[runs.seed.astype(np.float32)] * 3)
