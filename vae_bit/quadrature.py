@@ -68,11 +68,11 @@ def adapt(
 
 
 def mass_defect(density: Array, edges: Array) -> Array:
-    """|int f(z) dz - 1| for a density, f >= 0 at the nodes of a grid: what the grid, or f itself, is off by: [...].
+    """|int f_k(z) dz - 1| for densities at the nodes of a grid: what the grid, or f_k, is off by: [D, K] -> [D].
 
     Densities are at hand wherever something is integrated, and they alone have integrals known beforehand.
     """
-    return jnp.abs(jnp.sum(density * nodes(edges)[1], axis=-1) - 1.0)
+    return jnp.abs(jnp.sum(density * nodes(edges)[1][None], axis=-1) - 1.0)
 
 
 def share(edges: Array, features: Array, panels: int) -> Array:

@@ -1,0 +1,116 @@
+"""Chains too steep for the first grids: they are evaluated again, and told of where that does not do."""
+
+import dataclasses
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_chains import chain, draw, oracle
+
+from experiments import sweep as command
+from vae_bit import exact, models, programs, results
+from vae_bit.exact import TOLERANCE, Evaluation
+from vae_bit.marginals import Grids
+from vae_bit.training import Run
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def evaluate(case):
+    """In float64."""
+    with jax.enable_x64(True):
+        return exact.evaluate(double(case))
+
+
+def double(case):
+    return chain(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), case))
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    monkeypatch.setattr(exact, "GRIDS", (Grids(13), Grids(26), Grids(52), Grids(104)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_chain_is_evaluated_on_finer_grids_until_its_figures_hold(coarse, seed):
+    case = draw(1, seed)
+    with warnings.catch_warnings(action="error"):
+        value = evaluate(case)
+    recon, kl, nll, information, marginal, mass = oracle(case, 800)
+    assert value.error < TOLERANCE
+    expected = Evaluation(recon + kl[0], recon, kl, nll, recon + kl[0] - nll, information, marginal, mass, value.error)
+    for field, got, want in zip(value._fields, value, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=TOLERANCE, atol=TOLERANCE, err_msg=field)
+
+
+def test_under_jit_the_first_grids_count(coarse):
+    with jax.enable_x64(True):
+        first = jax.jit(lambda: exact.evaluate(double(draw(1, 0))))()
+    assert float(first.error) > 10.0 * TOLERANCE
+    assert abs(float(first.loss) - float(evaluate(draw(1, 0)).loss)) > TOLERANCE
+
+
+def test_a_chain_too_steep_for_every_grid_warns(monkeypatch):
+    monkeypatch.setattr(exact, "GRIDS", (Grids(6), Grids(7)))
+    with pytest.warns(UserWarning, match=r"evaluate: the chain is too steep .* off by \de-0\d of max") as told:
+        value = evaluate(draw(1, 0))
+    assert len(told) == 1
+    assert value.error > TOLERANCE
+
+
+def figures(value, error):
+    scalar = np.asarray(value)
+    return Evaluation(*[scalar] * 2, np.stack([scalar, 100.0 * scalar], -1), *[scalar] * 5, np.asarray(error))
+
+
+def test_the_error_is_at_least_an_eighth_of_what_refining_moved():
+    """Relative to max(1, |figure|), whichever figure moved most, for one chain and for many."""
+    fine = exact.refined(figures([1.0, 0.001, 1.0], [1.0, 1.0, 1.0]), figures([1.0, 0.002, 1.08], [1e-3, 1e-6, 1e-6]))
+    np.testing.assert_allclose(fine.error, [1e-3, 0.1 / 8.0, 8.0 / 108.0 / 8.0], rtol=1e-12)
+    assert exact.refined(figures(2.0, 1.0), figures(2.0, 1e-9)).error == 1e-9
+
+
+def test_what_is_inexact():
+    """Promised are 1e-5 in float64 and 1e-3 in float32; figures that are not numbers no grid can mend."""
+    error = np.array([0.9e-5, 1.1e-5, 1.1e-3, 1.3e-3, np.nan])
+    assert exact.inexact(figures(error, error)).tolist() == [False, True, True, True, False]
+    assert exact.inexact(figures(error, error.astype(np.float32))).tolist() == [False, False, False, True, False]
+
+
+def test_runs_of_a_sweep_are_evaluated_again_where_they_must(tiny, monkeypatch):
+    """Each on the first grids that do, or the last: as on those grids alone."""
+    arch = dataclasses.replace(tiny["default"].architecture, layers=2, width=3)
+    keys = jax.random.split(jax.random.key(0), 5)
+    params = jax.vmap(lambda key: models.init(arch, key, jnp.int32(3)))(keys)
+    steep = np.array([1.0, 30.0, 1.0, 4.0, 300.0], np.float32)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) * steep.reshape(-1, *(1,) * (leaf.ndim - 1)), params)
+    runs = Run(np.full(5, 3), np.arange(5), np.ones(5), np.ones(5))
+    grids = (Grids(16, 8), Grids(24, 10), Grids(32, 12))
+    alone = []
+    for grid in grids:
+        monkeypatch.setattr(programs, "GRIDS", (grid,))
+        alone.append(programs.compile_evaluate(arch, 5)(params, runs))
+    monkeypatch.setattr(programs, "GRIDS", grids)
+    together = programs.compile_evaluate(arch, 5)(params, runs)
+    assert 0 < exact.inexact(together).sum() < exact.inexact(alone[0]).sum() < 5
+    level = exact.inexact(alone[0]).astype(int)
+    level += (level > 0) & exact.inexact(exact.refined(alone[0], alone[1]))
+    for field in ("loss", "kl", "nll"):
+        expected = np.stack([getattr(alone[k], field)[i] for i, k in enumerate(level)])
+        np.testing.assert_allclose(getattr(together, field), expected, rtol=1e-9, err_msg=field)
+
+
+def test_a_sweep_tells_of_inexact_runs(trained, capsys):
+    rows = results.merge([results.contents(group) for group in trained]).rows
+    sound = np.flatnonzero(rows["status"] != "diverged")
+    rows["error"] = np.full(rows["n"].size, 1e-7)
+    command.show(rows)
+    assert "inexact" not in capsys.readouterr().err
+    rows["error"][rows["status"] == "diverged"] = 1.0
+    rows["error"][sound[:2]] = [2e-5, 3e-4]
+    command.show(rows)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "inexact" in line]
+    told = f"warning: 2 of {rows['n'].size} runs inexact: their figures may be off by up to 3e-04 of max(1, |figure|); "
+    assert lines == [told + "see error in results.csv"]
