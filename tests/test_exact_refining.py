@@ -30,7 +30,7 @@ def double(case):
 
 @pytest.fixture
 def coarse(monkeypatch):
-    monkeypatch.setattr(exact, "GRIDS", (Grids(6), Grids(12), Grids(24), Grids(48)))
+    monkeypatch.setattr(exact, "GRIDS", (Grids(13), Grids(26), Grids(52), Grids(104)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -91,9 +91,9 @@ def test_runs_of_a_sweep_are_evaluated_again_where_they_must(tiny, monkeypatch):
     alone = []
     for grid in grids:
         monkeypatch.setattr(programs, "GRIDS", (grid,))
-        alone.append(programs.compile_evaluate(arch, 5)(params, runs))
+        alone.append(programs.compile_evaluate(arch, 5)(params, runs, lambda: None))
     monkeypatch.setattr(programs, "GRIDS", grids)
-    together = programs.compile_evaluate(arch, 5)(params, runs)
+    together = programs.compile_evaluate(arch, 5)(params, runs, lambda: None)
     assert 0 < exact.inexact(together).sum() < exact.inexact(alone[0]).sum() < 5
     level = exact.inexact(alone[0]).astype(int)
     level += (level > 0) & exact.inexact(exact.refined(alone[0], alone[1]))
