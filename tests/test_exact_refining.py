@@ -48,8 +48,8 @@ def test_a_chain_is_evaluated_on_finer_grids_until_its_figures_hold(coarse, seed
 def test_under_jit_the_first_grids_count(coarse):
     with jax.enable_x64(True):
         first = jax.jit(lambda: exact.evaluate(double(draw(1, 0))))()
-    assert float(first.error) > 10.0 * TOLERANCE
-    assert abs(float(first.loss) - float(evaluate(draw(1, 0)).loss)) > TOLERANCE
+    assert float(first.error) > TOLERANCE
+    assert float(first.loss) != float(evaluate(draw(1, 0)).loss)
 
 
 def test_a_chain_too_steep_for_every_grid_warns(monkeypatch):
@@ -99,7 +99,7 @@ def test_runs_of_a_sweep_are_evaluated_again_where_they_must(tiny, monkeypatch):
     level += (level > 0) & exact.inexact(exact.refined(alone[0], alone[1]))
     for field in ("loss", "kl", "nll"):
         expected = np.stack([getattr(alone[k], field)[i] for i, k in enumerate(level)])
-        np.testing.assert_allclose(getattr(together, field), expected, rtol=1e-9, err_msg=field)
+        np.testing.assert_allclose(getattr(together, field), expected, rtol=1e-6, err_msg=field)
 
 
 def test_a_sweep_tells_of_inexact_runs(trained, capsys):
