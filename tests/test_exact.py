@@ -75,12 +75,11 @@ def test_identities_and_bounds(evaluated, layers):
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_finer_grids_agree(evaluated, layers):
-    """To within the error that is told, which is small."""
     fine = evaluate_all(ONE if layers == 1 else TWO, GRIDS[1])
     for name, value in evaluated[layers].items():
         for field, coarse, finer in zip(value._fields[:-1], value, fine[name], strict=False):
-            tolerance = max(TOLERANCE, value.error)
-            np.testing.assert_allclose(coarse, finer, rtol=tolerance, atol=tolerance, err_msg=f"{name}: {field}")
+            np.testing.assert_allclose(coarse, finer, rtol=1e-5, atol=1e-5, err_msg=f"{name}: {field}")
+    assert all(value.error < TOLERANCE for value in evaluated[layers].values())
     assert any((value.recon != fine[name].recon).any() for name, value in evaluated[layers].items())
 
 
