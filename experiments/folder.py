@@ -17,11 +17,12 @@ import jax
 import msgspec
 import numpy as np
 
-from experiments.options import BadInput
-from vae_bit import files, results, sweep
+from experiments.cli import BadInput
+from vae_bit import sweep
 from vae_bit.presets import Preset
 from vae_bit.programs import Group
-from vae_bit.results import KEYS, Table
+from vae_bit.store import files, results
+from vae_bit.store.results import KEYS, Table
 
 LOCK, MARKER = "lock", "lock.held"  # the second where the file system has no locks: that it is there is the lock
 CHECKPOINTS = "checkpoints"

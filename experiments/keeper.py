@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from experiments.signals import Stop
-from vae_bit import checkpoint, sweep
+from vae_bit import sweep
 from vae_bit.programs import Group
+from vae_bit.store import checkpoint
 from vae_bit.sweep import Progress, Watch
 
 SHARE = 0.02  # of the time, which saving what is finished may take

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import options
-from experiments.options import Fault, Number, define, say
+from experiments import cli
+from experiments.cli import Fault, Number, define, say
 
 FLAGS = flags.FLAGS
 SWEEP = ("--n=1,40", "--layers=1", "--seeds=4", "--steps=400", "--chunk=2")  # two groups of two chunks
@@ -101,4 +101,4 @@ def compare(one: Path, other: Path) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

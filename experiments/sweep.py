@@ -20,16 +20,17 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import figures, folder, options, signals
-from experiments.bars import progress_bars
+from experiments import cli, figures, folder, signals
+from experiments.cli import BadInput, Choice, Fault, Location, Number, Numbers, define, say
 from experiments.keeper import Keeper
-from experiments.options import BadInput, Choice, Fault, Location, Number, Numbers, define, say
+from experiments.progress import progress_bars
 from experiments.signals import Stop, Stopped
-from vae_bit import files, results, sweep
+from vae_bit import sweep
 from vae_bit.exact import TOLERANCE
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset, override
 from vae_bit.programs import Group
+from vae_bit.store import files, results
 from vae_bit.sweep import Trained
 from vae_bit.training import Objective
 
@@ -82,8 +83,8 @@ def main() -> int:
     if FLAGS.resume and not FLAGS.out:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
     if FLAGS.compilation_cache:
-        options.keep_programs(FLAGS.compilation_cache)
-    options.require_devices()
+        cli.keep_programs(FLAGS.compilation_cache)
+    cli.require_devices()
     out = Path(FLAGS.out) if FLAGS.out else folder.new()
     resume = FLAGS.resume and folder.begun(out)
     fresh = None if resume else order()
@@ -266,6 +267,6 @@ def _medians(rows: results.Table, which: np.ndarray, names: Sequence[str]) -> It
 
 
 if __name__ == "__main__":
-    options.use_all_cores()
-    options.keep_freed_memory()
-    options.run(main)
+    cli.use_all_cores()
+    cli.keep_freed_memory()
+    cli.run(main)

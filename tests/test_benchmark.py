@@ -9,14 +9,14 @@ import numpy as np
 import oracle
 import pytest
 
-from experiments import benchmark, floor, plots_benchmark, truth, workers
-from experiments.floor import Operations, Rates
-from experiments.truth import Path
-from experiments.workers import PEERS, Case, Time
+from experiments.benchmark import floor, plots, suite, time_to_truth, workers
+from experiments.benchmark.floor import Operations, Rates
+from experiments.benchmark.time_to_truth import Path
+from experiments.benchmark.workers import PEERS, Case, Time
 from vae_bit import limits, models
 from vae_bit.presets import DEFAULT, ORIGINAL
 
-TINY = benchmark.QUICK._replace(repeats=2, seconds=0.01)
+TINY = suite.QUICK._replace(repeats=2, seconds=0.01)
 
 
 def test_operations_of_the_posts_recipe_counted_by_hand():
@@ -63,7 +63,7 @@ def test_the_exact_loss_is_that_of_an_independent_quadrature(way):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: np.float32(0.2 * rng.normal(size=leaf.shape)), models.shapes(arch))
     recon, kl = oracle.exact(arch, params, n, 1001)
-    np.testing.assert_allclose(truth.loss_of(way, n)(params), recon + kl.sum(), rtol=1e-5)
+    np.testing.assert_allclose(time_to_truth.loss_of(way, n)(params), recon + kl.sum(), rtol=1e-5)
 
 
 def test_the_exact_loss_of_a_peer_is_ours_for_the_same_networks():
@@ -78,8 +78,8 @@ def test_the_exact_loss_of_a_peer_is_ours_for_the_same_networks():
     nets = {side: [net(tree) for tree in params[side]] for side in params}
     (weights, bias), *rest = nets["q"][0]
     nets["q"][0] = [(np.repeat(weights, 4, 0), bias), *rest]  # reads each of x's numbers, not their sum
-    loss = truth.loss_of("flax_vmap", 4)(nets)
-    np.testing.assert_allclose(loss, truth.loss_of("ours original", 4)(params), rtol=1e-5)
+    loss = time_to_truth.loss_of("flax_vmap", 4)(nets)
+    np.testing.assert_allclose(loss, time_to_truth.loss_of("ours original", 4)(params), rtol=1e-5)
 
 
 def test_time_to_truth_of_two_processes_counts_the_slower():
@@ -87,12 +87,12 @@ def test_time_to_truth_of_two_processes_counts_the_slower():
     far, near = limit + 0.1, limit + 0.001
     fast = Path(np.array([1.0, 2.0, 3.0]), np.array([[far, far], [near, near], [near, near]]))
     slow = Path(np.array([2.0, 4.0]), np.array([[near], [far]]))
-    result = truth.summary([fast, slow], 5)
+    result = time_to_truth.summary([fast, slow], 5)
     assert result.median == 4.0
     assert result.worst is None
     assert result.extrapolated
-    assert result.total == 4.0 + (5000 / truth.BLOCK - 2) * 2.0
-    assert truth.summary([fast], 5).worst == 2.0
+    assert result.total == 4.0 + (5000 / time_to_truth.BLOCK - 2) * 2.0
+    assert time_to_truth.summary([fast], 5).worst == 2.0
 
 
 def test_our_trainer_trains_every_seed_in_chunks(monkeypatch, quick_compile):
@@ -109,7 +109,7 @@ def test_our_trainer_trains_every_seed_in_chunks(monkeypatch, quick_compile):
 def test_processes_share_the_seeds_and_the_environment_stays():
     """NumPy, whose processes need not compile."""
     environment = dict(os.environ)
-    (row,) = benchmark.measure_cases([Case("numpy_batched", 1, 2, 5)], TINY)
+    (row,) = suite.measure_cases([Case("numpy_batched", 1, 2, 5)], TINY)
     assert dict(os.environ) == environment
     assert (row["way"], row["seeds"], len(row["us_repeats"])) == ("numpy_batched", 5, 2)
     assert 1.0 < row["us"] < 1e6
@@ -132,7 +132,7 @@ def test_a_command_is_timed_with_its_processor_time():
 def test_the_readmes_command_runs_twice_with_the_same_programs(monkeypatch):
     commands = []
     monkeypatch.setattr(workers, "timed_command", lambda command: commands.append(command) or Time(2.0, 3.0))
-    rows = benchmark.measure_command()
+    rows = suite.measure_command()
     assert [row["programs"] for row in rows] == ["compiled", "kept"]
     assert (rows[0]["wall_s"], rows[0]["cpu_s"]) == (2.0, 3.0)
     (*same, first), (*again, second) = commands
@@ -143,25 +143,25 @@ def test_the_readmes_command_runs_twice_with_the_same_programs(monkeypatch):
 def test_a_way_that_does_not_work_here_is_skipped_with_a_notice(monkeypatch, capsys):
     """Its process does not know this one, as it might not know PyTorch."""
     monkeypatch.setitem(workers.WAYS, "missing", workers.WAYS["flax_loop"])
-    assert benchmark.measure_cases([Case("missing", 1, 2, 1)], TINY) == []
+    assert suite.measure_cases([Case("missing", 1, 2, 1)], TINY) == []
     assert "skipped missing" in capsys.readouterr().err
 
 
 def test_an_accelerator_leaves_out_what_cannot_use_it():
-    size = benchmark.fitting(benchmark.FULL, "gpu")
+    size = suite.fitting(suite.FULL, "gpu")
     assert set(size.peers) == {"flax_loop", "flax_vmap", "numpyro_svi"}
     assert size.scale_seeds[-1] == 65_536
-    assert benchmark.fitting(benchmark.QUICK, "gpu").scale_seeds == ()
-    assert benchmark.fitting(benchmark.FULL, "cpu") is benchmark.FULL
+    assert suite.fitting(suite.QUICK, "gpu").scale_seeds == ()
+    assert suite.fitting(suite.FULL, "cpu") is suite.FULL
 
 
 def test_the_picture_has_a_bar_for_every_way_and_the_floor():
     case = Case("ours original", 1, 5, 32)
-    ours = benchmark.row(case, Time(1.0, 2.0), [Time(3e-6, 4e-6), Time(5e-6, 6e-6), Time(9e-6, 9e-6)])
+    ours = suite.row(case, Time(1.0, 2.0), [Time(3e-6, 4e-6), Time(5e-6, 6e-6), Time(9e-6, 9e-6)])
     assert (ours["us"], ours["cpu_us"], ours["compile_s"]) == pytest.approx((5.0, 6.0, 1.0))
-    floored = benchmark.with_floor(ours, Rates(1e11, 1e9, 1e9, 1e10))
+    floored = suite.with_floor(ours, Rates(1e11, 1e9, 1e9, 1e10))
     assert floored["over_floor"] == pytest.approx(5.0 / floored["floor_us"])
     peers = [ours, *(ours | {"way": way, "us": 9.0} for way in PEERS)]
-    (axes,) = plots_benchmark.bars({"ours": [floored], "peers": peers}).axes
+    (axes,) = plots.bars({"ours": [floored], "peers": peers}).axes
     assert len(axes.patches) == 2 + len(PEERS)
     assert axes.get_yticklabels()[0].get_text().startswith("floor")

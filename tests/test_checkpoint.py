@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from vae_bit import checkpoint, files, sweep
+from vae_bit import sweep
+from vae_bit.store import checkpoint, files
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
 

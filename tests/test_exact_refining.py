@@ -10,9 +10,10 @@ import pytest
 from random_chains import chain, draw, oracle
 
 from experiments import sweep as command
-from vae_bit import exact, models, programs, results
+from vae_bit import exact, models, programs
 from vae_bit.exact import TOLERANCE, Evaluation
 from vae_bit.marginals import Grids
+from vae_bit.store import results
 from vae_bit.training import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_bit import results, sweep
+from vae_bit import sweep
 from vae_bit.programs import Programs, chunks, compile_evaluate, compile_programs
+from vae_bit.store import results
 from vae_bit.training import Metrics, State
 
 THE_PARAMETERS: Any = lambda params, runs, check: params  # noqa: E731 - in place of the exact evaluation

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from experiments import figures, plots_runs, premises, saved, style
-from experiments.options import BadInput
-from experiments.saved import Missing
-from vae_bit import limits, models, results
+from experiments import figures
+from experiments.cli import BadInput
+from experiments.figures import premises, runs, selection, style
+from experiments.figures.selection import Missing
+from vae_bit import limits, models
+from vae_bit.store import results
 
 RECIPE = {"objective": "elbo", "k": 1, "steps": 300}
 ABOUT = {"argv": ["sweep"], "versions": {}}
@@ -46,12 +48,12 @@ def folder(tmp_path_factory, tiny, trained):
 
 @pytest.fixture(scope="module")
 def loaded(folder):
-    return saved.load(folder)
+    return selection.load(folder)
 
 
 @pytest.fixture(scope="module")
 def deep(loaded):
-    return saved.median_model(loaded, 2, 5)
+    return selection.median_model(loaded, 2, 5)
 
 
 def test_a_folder_may_be_given_as_text(folder, monkeypatch):
@@ -60,7 +62,7 @@ def test_a_folder_may_be_given_as_text(folder, monkeypatch):
     for name in (str(folder), f"~/{folder.name}"):
         loaded = figures.load(name)
         assert loaded.out == folder
-        assert saved.median_model(loaded, 1, 5).row["n"] == 5
+        assert selection.median_model(loaded, 1, 5).row["n"] == 5
     with pytest.raises(BadInput, match="--run=none: "):
         figures.load("none")
 
@@ -78,34 +80,34 @@ def test_one_setting_is_drawn_and_the_rest_is_named(loaded):
 
 def test_beta_one_is_preferred_then_the_best_learning_rate():
     rows = {"beta": np.array([0.5, 1, 1, 1]), "learning_rate": np.array([1, 1, 2, 2.0]), "status": np.full(4, "ok")}
-    chosen, notices = saved.one_setting(rows | {"gap": np.array([0.0, 0.5, 0.1, 0.2])})
+    chosen, notices = selection.one_setting(rows | {"gap": np.array([0.0, 0.5, 0.1, 0.2])})
     np.testing.assert_array_equal(chosen, [False, False, True, True])
     assert len(notices) == 2
 
 
 def test_the_median_row_is_the_lower_middle_one():
     rows = {"loss": np.array([4.0, 1.0, 3.0, 2.0]), "seed": np.arange(4)}
-    assert saved.median_row(rows) == {"loss": 2.0, "seed": 3}
+    assert selection.median_row(rows) == {"loss": 2.0, "seed": 3}
 
 
 def test_top_density_is_the_integral_over_the_lower_layer(deep):
-    q = saved.codes(deep)
+    q = selection.codes(deep)
     for k in range(2):
         z_1 = q.mean[k] + q.std[k] * np.linspace(-9, 9, 20001)
-        above = saved.conditional(deep, "q", 1, z_1)
+        above = selection.conditional(deep, "q", 1, z_1)
         weights = normal(z_1, q.mean[k], q.std[k]) * (z_1[1] - z_1[0])
         brute = [np.sum(weights * normal(z, *above)) for z in Z]
-        np.testing.assert_allclose(saved.top_densities(deep, Z)[k], brute, rtol=1e-4)
+        np.testing.assert_allclose(selection.top_densities(deep, Z)[k], brute, rtol=1e-4)
 
 
 def test_pixel_probability_is_the_integral_over_the_lower_layer(deep):
-    given = saved.conditional(deep, "p", 1, Z)
+    given = selection.conditional(deep, "p", 1, Z)
     eps = np.linspace(-9, 9, 2001)
     z_1 = np.asarray(given.mean + given.std * eps[:, None], np.float32)
     params = jax.tree.map(np.float32, deep.params)
     probability = expit(np.asarray(models.decode(deep.arch, params, jnp.asarray(z_1.ravel())))).reshape(5, *z_1.shape)
     brute = np.einsum("e,iek->ik", normal(eps), probability) * (eps[1] - eps[0])
-    np.testing.assert_allclose(saved.pixel_probability(deep, Z), brute, atol=1e-4)
+    np.testing.assert_allclose(selection.pixel_probability(deep, Z), brute, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -113,14 +115,14 @@ def test_encoding_figure_agrees_with_the_table(loaded, layers):
     """KL(q(z) || p(z)) and I(x; z) of the curves drawn are those of the exact evaluation."""
     axes = figures.figure_encoding(loaded).axes[layers - 1]
     for line, n in zip(axes.lines, (2, 5), strict=False):
-        row = saved.median_model(loaded, layers, n).row
+        row = selection.median_model(loaded, layers, n).row
         z, q = line.get_data()
         mismatch = np.trapezoid(q * np.log(q / normal(z)), z)
         assert mismatch == pytest.approx(row["marginal_kl"], abs=3e-3)
 
 
 def test_draws_are_data_points_as_often_as_computed(deep):
-    ones = saved.draws(deep, 20000).sum(0)
+    ones = selection.draws(deep, 20000).sum(0)
     assert np.all(np.diff(ones) >= 0)
     share = np.mean((ones == 0) | (ones == 5))
     assert share == pytest.approx(deep.row["valid_mass"], abs=4 * 0.5 / np.sqrt(20000))
@@ -130,7 +132,7 @@ def test_costs_show_medians_and_limits(loaded):
     axes = figures.figure_costs(loaded).axes[0]
     lines = {line.get_label(): np.asarray(line.get_data()) for line in axes.lines}
     n, height = lines["1 layer: median, all seeds"]
-    own = saved.of(loaded.rows, layers=1)
+    own = selection.of(loaded.rows, layers=1)
     np.testing.assert_allclose(height, [np.median(own["loss"][own["n"] == value]) for value in n])
     n, height = lines["1 layer: limit"]
     np.testing.assert_allclose(height, limits.limit(1, n, loaded.rows["beta"][0]))
@@ -138,14 +140,14 @@ def test_costs_show_medians_and_limits(loaded):
 
 def test_the_parts_of_the_price_add_up(loaded):
     for layers in (1, 2):
-        rows = saved.of(loaded.rows, layers=layers)
-        for parts, total in ((plots_runs._loss_parts, rows["recon"] + rows["kl"]), (plots_runs._kl_parts, rows["kl"])):
+        rows = selection.of(loaded.rows, layers=layers)
+        for parts, total in ((runs._loss_parts, rows["recon"] + rows["kl"]), (runs._kl_parts, rows["kl"])):
             np.testing.assert_allclose(sum(height for _, height in parts(rows).values()), total, atol=1e-9)
             assert all(np.all(height > -1e-4) for _, height in parts(rows).values())
 
 
 def test_published_runs_are_the_authors():
-    runs = {(run["layers"], run["n"]): run for run in saved.published()}
+    runs = {(run["layers"], run["n"]): run for run in selection.published()}
     assert set(runs) == {(layers, n) for layers in (1, 2) for n in (1, 5, 10, 100, 1000)}
     assert all(run["loss"] == pytest.approx(run["recon"] + run["kl"], abs=2e-5) for run in runs.values())
     assert runs[1, 5]["loss"] == 1.06633 and runs[2, 1000]["kl"] == 0.74833
@@ -164,7 +166,7 @@ def test_one_colour_for_an_n(loaded):
 
 def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
     """Everything is drawn but the two-layer map."""
-    loaded = saved.load(write(tmp_path / "one", tiny["default"], [at_n(trained[0], 1)]))
+    loaded = selection.load(write(tmp_path / "one", tiny["default"], [at_n(trained[0], 1)]))
     with pytest.raises(Missing, match="2 layers"):
         figures.figure_map(loaded)
     for function in figures.FIGURES:
@@ -173,7 +175,7 @@ def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
 
 
 def test_a_run_of_two_layers_alone(tmp_path, tiny, trained):
-    loaded = saved.load(write(tmp_path / "two", tiny["default"], [trained[1]]))
+    loaded = selection.load(write(tmp_path / "two", tiny["default"], [trained[1]]))
     for function in figures.FIGURES:
         function(loaded).draw_without_rendering()
 
@@ -214,7 +216,7 @@ def test_damage_is_one_line_that_names_the_folder(damage, folder, tmp_path):
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns("figures"))
     DAMAGE[damage](out)
     with pytest.raises(BadInput, match=str(out)):
-        saved.median_model(saved.load(out), 1, 5)
+        selection.median_model(selection.load(out), 1, 5)
 
 
 def command(*argv):
@@ -238,5 +240,5 @@ def test_the_command_refuses_a_foreign_folder(tmp_path):
 
 def test_legible_width():
     for widths, best in (((1, 5, 10, 1000), 10), ((1,), 1), ((1, 100, 1000), 1000)):
-        results = saved.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE)
+        results = selection.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE)
         assert premises.legible_width(results) == best

@@ -12,8 +12,8 @@ import pytest
 from commands import ROOT, SMALL, Command, one_line, same_bits
 
 from experiments import figures, folder
-from experiments.options import BadInput
-from vae_bit import results
+from experiments.cli import BadInput
+from vae_bit.store import results
 
 NO_LOCKS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import folder, keeper
-from vae_bit import checkpoint, results, sweep
+from vae_bit import sweep
+from vae_bit.store import checkpoint, results
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
 

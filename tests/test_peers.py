@@ -12,11 +12,11 @@ import pytest
 from scipy.special import log_expit
 from scipy.stats import norm
 
-from experiments import peers
-from experiments.peer_numpy import numpy_gradient
-from experiments.peer_numpy import views as numpy_nets
-from experiments.peers import VAE, rate, rows
-from experiments.workers import PEERS, ours
+from experiments.benchmark import peers
+from experiments.benchmark.numpy_peer import numpy_gradient
+from experiments.benchmark.numpy_peer import views as numpy_nets
+from experiments.benchmark.peers import VAE, rate, rows
+from experiments.benchmark.workers import PEERS, ours
 from vae_bit import training
 from vae_bit.presets import ORIGINAL
 

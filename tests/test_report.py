@@ -11,8 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from experiments import report, report_story, report_text, saved
-from vae_bit import files, results
+from experiments.figures import selection
+from experiments.report import page, story, text
+from vae_bit.store import files, results
 
 ABOUT = {"argv": ["sweep", "--n=2,5", "--note=<b>"], "versions": {"numpy": np.__version__}}
 
@@ -26,7 +27,7 @@ def folder(tmp_path_factory, tiny, trained):
 
 @pytest.fixture(scope="module")
 def document(folder):
-    return report.page(saved.load(folder))
+    return page.page(selection.load(folder))
 
 
 class Outline(HTMLParser):
@@ -63,11 +64,11 @@ def test_one_file_that_loads_nothing(document):
 
 def test_the_table_holds_the_medians_of_every_setting(folder, document):
     """Of each beta and learning rate that did not diverge; the post's runs had beta = 1."""
-    rows = saved.load(folder).every
+    rows = selection.load(folder).every
     lines = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(.*?)</tr>", document)][1:]
     assert [line[:3] for line in lines] == [[layers, n, beta] for layers in "12" for n in "25" for beta in ("0.5", "2")]
     for line in lines:
-        own = saved.of(rows, layers=int(line[0]), n=int(line[1]), beta=float(line[2]))
+        own = selection.of(rows, layers=int(line[0]), n=int(line[1]), beta=float(line[2]))
         assert line[3] == str(own["n"].size) == "2"
         assert float(line[4]) == pytest.approx(np.median(own["loss"]), abs=6e-5)
         assert float(line[8]) == pytest.approx(np.median(own["recon_per_dim"]), abs=6e-8)
@@ -84,33 +85,33 @@ def test_every_number_follows_the_results(folder, document, tmp_path):
     rows["valid_mass"] = np.full(rows["n"].size, 0.123)
     (out / "results.csv").write_text(results._csv(rows))
     files.write_config(out, files.read_config(out) | {"files": {}})
-    other = saved.load(out)
-    story = " ".join(section.tell(other) for chapter in report_story.STORY for section in chapter.sections)
+    other = selection.load(out)
+    told = " ".join(section.tell(other) for chapter in story.STORY for section in chapter.sections)
     # -ln p(x) is told as its distance from ln 2 = 0.693 too
     for number in ("0.111", "0.222", "0.33", "0.444", "0.555", "0.666", "-0.027", "0.777", "0.888", "0.999", "12.3%"):
-        assert number in story, number
+        assert number in told, number
     assert "12.3%" not in document
 
 
 def test_no_number_is_typed_in():
     """Prose holds numbers of one digit at most: the names of the two points, of layers and of powers."""
-    for module in (report_text, report_story, report):
+    for module in (text, story, page):
         prose = re.findall(r'f?"""(.*?)"""', inspect.getsource(module), re.S)
-        prose = [re.sub(r"\{[^{}]*\}", "", text) for text in prose]
-        assert not any(re.search(r"\d\.\d|\d\d", text) for text in prose)
+        prose = [re.sub(r"\{[^{}]*\}", "", part) for part in prose]
+        assert not any(re.search(r"\d\.\d|\d\d", part) for part in prose)
 
 
 def test_what_is_missing_is_said(tmp_path, tiny, trained, monkeypatch):
-    monkeypatch.setattr(report, "picture", lambda figure: "<img src='drawn'>")
+    monkeypatch.setattr(page, "picture", lambda figure: "<img src='drawn'>")
     results.write(tmp_path, tiny["default"], trained[:1], ABOUT)
-    document = report.page(saved.load(tmp_path))
+    document = page.page(selection.load(tmp_path))
     assert "Two layers (needs runs with 1 layer and with 2 layers at one n)" in document
     assert "Why two layers work (needs runs with 2 layers)" in document
     assert len(Outline(document).sources) == 7
 
 
 def test_numbers_are_readable():
-    shown = [report_text.nats(value) for value in (0.69315, 0.0, 1.2e-9, -1.2e-9, 0.00123, 6.2e-5, 12.3456)]
+    shown = [text.nats(value) for value in (0.69315, 0.0, 1.2e-9, -1.2e-9, 0.00123, 6.2e-5, 12.3456)]
     assert shown == ["0.693", "0.000", "0.000", "0.000", "0.0012", "0.000062", "12.346"]
 
 

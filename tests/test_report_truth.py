@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from commands import Command
 
-from experiments import bars, figures, premises, report, report_text, saved
-from vae_bit import limits, results
+from experiments import figures, progress
+from experiments.figures import premises, selection
+from experiments.report import page, text
+from vae_bit import limits
+from vae_bit.store import results
 from vae_bit.sweep import plan
 from vae_bit.training import Metrics
 
@@ -32,7 +35,7 @@ def sweep(tmp_path_factory):
         if flags not in done:
             outcome = Command(work, "sweep", *flags, f"--out={len(done)}").wait()
             assert outcome.status == 0, outcome.stderr
-            done[flags] = saved.load(work / f"{len(done)}")
+            done[flags] = selection.load(work / f"{len(done)}")
         return done[flags]
 
     return run
@@ -43,8 +46,8 @@ def story(sweep, monkeypatch):
     """The report's sections without their pictures: heading -> text."""
 
     def tell(flags):
-        monkeypatch.setattr(report, "picture", lambda figure: "")
-        parts = re.findall("<h2>(.*?)</h2>(.*?)</section>", "".join(report.sections(sweep(flags))), re.S)
+        monkeypatch.setattr(page, "picture", lambda figure: "")
+        parts = re.findall("<h2>(.*?)</h2>(.*?)</section>", "".join(page.sections(sweep(flags))), re.S)
         return {heading: " ".join(html.unescape(re.sub("<.*?>", "", text)).split()) for heading, text in parts}
 
     return tell
@@ -81,7 +84,7 @@ def test_under_free_bits_a_code_is_no_price(sweep, story):
     everything = " ".join(told.values())
     text = told["The smallest n: a code"]
     for layers in (1, 2):
-        information = saved.median(loaded, layers, 1, "mutual_information")
+        information = selection.median(loaded, layers, 1, "mutual_information")
         assert information > 0.3
         assert f"The code holds {information:.3f} nats of x" in text
     assert "n / β, here 1, which is not above 1: no code pays" in text
@@ -95,7 +98,7 @@ def test_under_free_bits_a_code_is_no_price(sweep, story):
         (1, "the best that any networks could reach"),
         (2, "the limit, approached and never reached,"),
     ):
-        loss, limit = saved.median(loaded, layers, 5, "loss"), float(limits.limit(layers, 5))
+        loss, limit = selection.median(loaded, layers, 5, "loss"), float(limits.limit(layers, 5))
         assert f"n = 5 the loss is {loss:.3f} nats; {words} is {limit:.3f}" in text
 
 
@@ -108,7 +111,7 @@ def test_under_dreg_costs_that_rise_are_not_said_to_fall(sweep, story):
     for falsehood in ("cost per dimension, in nats, falls", "training left", "valley", "A code has its price"):
         assert falsehood not in everything, falsehood
     assert "importance-weighted bound, with its doubly reparameterised gradient, 8 draws in each" in told["One bit"]
-    nll = saved.median(loaded, 1, 5, "nll")
+    nll = selection.median(loaded, 1, 5, "nll")
     assert f"-ln p(x) = {nll:.3f}. " in told["The loss and its limit"]
     assert "Draws from the prior" in told and "of such draws 6.25% or more" in told["Draws from the prior"]
 
@@ -147,7 +150,7 @@ def test_the_summary_of_several_betas_says_which_it_shows(sweep):
 @pytest.mark.parametrize(("flags", "bounded"), [(BETA, True), (DREG, False)])
 def test_the_summary_shows_a_gap_of_the_elbo_alone(sweep, flags, bounded):
     figure, rows, curves = summary(sweep(flags))
-    chosen, _ = saved.one_setting(rows)
+    chosen, _ = selection.one_setting(rows)
     own = chosen & (rows["n"] == 1)
     expected = np.median(curves["loss"][own], axis=0) - bounded * rows["limit"][own][0]
     np.testing.assert_allclose(np.asarray(figure.axes[0].lines[0].get_ydata()), expected, atol=1e-6)
@@ -168,9 +171,9 @@ def test_collapse_where_a_code_would_pay_is_no_success(sweep):
     rows = loaded.rows | {"mutual_information": np.zeros(loaded.rows["n"].size)}
     failed: Any = loaded._replace(rows=rows)
     assert premises.nothing_encoded(failed) and not premises.priced(failed)
-    text = report_text.tell_nothing_encoded(failed)
-    assert "The ELBO rewards a code here" in text and "nothing is lost" not in text
-    assert f"{limits.limit(1, 1, loaded.rows['beta'][0]):.3f} with 1 layer" in text
+    told = text.tell_nothing_encoded(failed)
+    assert "The ELBO rewards a code here" in told and "nothing is lost" not in told
+    assert f"{limits.limit(1, 1, loaded.rows['beta'][0]):.3f} with 1 layer" in told
 
 
 @pytest.mark.parametrize(("values", "expected"), [([3, 2, 1], True), ([3, 3, 1], False), ([3], False), ([1, 2], False)])
@@ -181,7 +184,7 @@ def test_falling(values, expected):
 def test_the_bar_tells_the_median_gap_to_each_runs_own_limit(tiny):
     """Runs of n = 1 and of n = 5 share a bar: a median of their losses says nothing of either."""
     (group,) = plan(tiny["default"], [1], [1, 5], [0.5, 1.0], [1e-2], [0, 1, 2])
-    limit = bars.own_limits(group)
+    limit = progress.own_limits(group)
     np.testing.assert_array_equal(limit, limits.limit(1, group.runs.n, group.runs.beta))
     kl = np.linspace(0.1, 0.4, limit.size)
     beta = np.asarray(group.runs.beta)
@@ -189,5 +192,5 @@ def test_the_bar_tells_the_median_gap_to_each_runs_own_limit(tiny):
     recon = limit + above - beta * kl
     sampled: Any = {"loss": np.full_like(kl, 7.0), "recon": recon, "kl": kl}
     metrics = Metrics(**sampled)
-    assert bars.median_gap(metrics, beta, limit) == "median gap 0.0200"
-    assert bars.median_gap(Metrics(**sampled | {"recon": recon * np.nan}), beta, limit) == "diverged"
+    assert progress.median_gap(metrics, beta, limit) == "median gap 0.0200"
+    assert progress.median_gap(Metrics(**sampled | {"recon": recon * np.nan}), beta, limit) == "diverged"

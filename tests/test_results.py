@@ -11,7 +11,8 @@ import oracle
 import pytest
 from scipy import integrate, stats
 
-from vae_bit import exact, limits, models, results
+from vae_bit import exact, limits, models
+from vae_bit.store import results
 
 HEADER = (
     "layers,n,beta,learning_rate,seed,status,steps,loss,recon,recon_per_dim,kl,limit,gap,"

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from vae_bit import files, results
-from vae_bit.files import Damaged
+from vae_bit.store import files, results
+from vae_bit.store.files import Damaged
 
 
 @pytest.fixture

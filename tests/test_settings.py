@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import vae_bit as vb
-from experiments import figures, style
+from experiments import figures
 from experiments import sweep as command
-from vae_bit import results, sweep
+from experiments.figures import style
+from vae_bit import sweep
+from vae_bit.store import results
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = {

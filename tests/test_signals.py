@@ -15,8 +15,9 @@ from commands import BITS, ROOT, SMALL, Command
 
 from experiments import keeper, signals
 from experiments.signals import Stop, Stopped
-from vae_bit import checkpoint, results, sweep
+from vae_bit import sweep
 from vae_bit.programs import Programs
+from vae_bit.store import checkpoint, results
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics, State
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import BITS, FILES, SMALL, Command, names, one_line, same_bits, saved, snapshot
 
-from vae_bit import results
+from vae_bit.store import results
 
 
 def test_stopped_and_killed_it_ends_with_the_same_bits(work, done, stopped):

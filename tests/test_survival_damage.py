@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from commands import Command, one_line
 
-from experiments import saved
-from experiments.options import BadInput
-from vae_bit import files, results
-from vae_bit.files import Damaged
+from experiments.cli import BadInput
+from experiments.figures import selection
+from vae_bit.store import files, results
+from vae_bit.store.files import Damaged
 
 SMALL = ("--n=1,2", "--layers=1", "--seeds=2", "--steps=3")
 
@@ -186,7 +186,7 @@ def test_no_reader_takes_it(done, tmp_path, damage):
     with pytest.raises(Damaged, match=str(out / name)):
         results.load(out)
     with pytest.raises(BadInput, match=str(out / name)):
-        saved.load(out)
+        selection.load(out)
 
 
 @pytest.mark.parametrize("damage", ["no argv", "argv of a wrong type", "no versions", "a depth too many", "n -1"])

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from commands import ROOT
 
-from vae_bit import checkpoint, files, results
+from vae_bit.store import checkpoint, files, results
 
 LINE = ("--n=1", "--layers=1", "--seeds=7", "--steps=40", "--chunk=4", "--out=out", "--resume", "--checkpoint_every=0")
 PLANTED = 100.0  # added to what was saved of the curves

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vae_bit import results
+from vae_bit.store import results
 
 ROOT = Path(__file__).parent.parent
 FILES = {"results.csv", "curves.npz", "params.npz", "config.json", "summary.png"}

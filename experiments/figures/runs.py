@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import premises, saved, style
-from experiments.saved import Saved
+from experiments.figures import premises, selection, style
+from experiments.figures.selection import Saved
 from vae_bit import limits
 from vae_bit.limits import LN2
-from vae_bit.results import Table
+from vae_bit.store.results import Table
 
 MEASURES = {
     "loss": "loss = reconstruction + β KL (nats)",
@@ -49,15 +49,15 @@ def figure_costs(results: Saved) -> Figure:
     figure = style.new(10, 4.4, title, setting(results))
     panels = figure.subplots(1, 3)
     for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
-        for layers in saved.depths(rows):
+        for layers in selection.depths(rows):
             _trained(axes, rows, layers, name)
             _limit(axes, rows, layers, name)
             _published(axes, rows, layers, name)
-        style.width_axis(axes, saved.widths(rows))
+        style.width_axis(axes, selection.widths(rows))
         axes.set_title(label)
         if name == "recon_per_dim":
             axes.set_yscale("log")
-    style.legend_below(figure, panels[:1], len(saved.depths(rows)))
+    style.legend_below(figure, panels[:1], len(selection.depths(rows)))
     return figure
 
 
@@ -65,14 +65,14 @@ def figure_costs(results: Saved) -> Figure:
 def figure_learning(results: Saved) -> Figure:
     """Learning curves of the reconstruction cost per dimension, for each n."""
     rows, curves = results.rows, results.curves
-    depths = saved.depths(rows)
+    depths = selection.depths(rows)
     pushed = premises.pushed_open(results)
     title = "The larger n, the harder the code is pushed open" if pushed else "Reconstruction cost while training"
     figure = style.new(style.columns(depths), 4.0, title, setting(results))
-    colours = style.width_colours(saved.widths(rows))
+    colours = style.width_colours(selection.widths(rows))
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
     for axes, layers in zip(panels, depths, strict=True):
-        for n in saved.widths(rows, layers):
+        for n in selection.widths(rows, layers):
             own = (rows["layers"] == layers) & (rows["n"] == n)
             low, middle, high = np.quantile(curves["recon"][own] / n, [0, 0.5, 1], axis=0)
             axes.plot(curves["step"], middle, color=colours[n], label=f"n = {n:,}")
@@ -89,13 +89,13 @@ def figure_learning(results: Saved) -> Figure:
 @style.look
 def figure_price(results: Saved) -> Figure:
     """What loss and KL are made of, for the median run of each depth and n."""
-    depths = saved.depths(results.rows)
+    depths = selection.depths(results.rows)
     title = "What comes on top of ln 2, and what the KL is made of"
     figure = style.new(style.columns(depths), 6.2, title, setting(results))
     panels = figure.subplots(2, len(depths), sharey="row", squeeze=False)
     for column, layers in enumerate(depths):
-        widths = saved.widths(results.rows, layers)
-        medians = [saved.median_row(saved.of(results.rows, layers=layers, n=n)) for n in widths]
+        widths = selection.widths(results.rows, layers)
+        medians = [selection.median_row(selection.of(results.rows, layers=layers, n=n)) for n in widths]
         rows = {name: np.array([row[name] for row in medians]) for name in medians[0]}
         _stack(panels[0, column], widths, _loss_parts(rows))
         _stack(panels[1, column], widths, _kl_parts(rows))
@@ -111,17 +111,17 @@ def figure_price(results: Saved) -> Figure:
 @style.look
 def summary(rows: Table, curves: dict[str, np.ndarray], recipe: Mapping[str, Any]) -> Figure:
     """A sweep at a glance: training, and the exact loss and reconstruction cost per dimension against n."""
-    chosen, _ = saved.one_setting(rows)
+    chosen, _ = selection.one_setting(rows)
     every, rows = rows, {name: column[chosen] for name, column in rows.items()}
     title = "Trained runs and the lowest loss there is" if chosen.any() else "Every run diverged"
     figure = style.new(10, 4.1, title, premises.setting(recipe, rows, every))
     learning, *panels = figure.subplots(1, 3)
     _learning_curves(learning, rows, curves["step"], curves["loss"][chosen], recipe)
     for axes, name in zip(panels, ("loss", "recon_per_dim"), strict=True):
-        for layers in saved.depths(rows):
+        for layers in selection.depths(rows):
             _trained(axes, rows, layers, name)
             _limit(axes, rows, layers, name)
-        style.width_axis(axes, saved.widths(rows))
+        style.width_axis(axes, selection.widths(rows))
         axes.set_title(MEASURES[name])
     panels[1].set_yscale("log")
     style.legend_below(figure, panels[:1], 4)
@@ -136,8 +136,8 @@ def setting(results: Saved) -> str:
 def _learning_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray, recipe: Mapping[str, Any]) -> None:
     """Of the ELBO its distance from the limit; of another objective, which that does not bound, the value itself."""
     bounded = premises.trains_elbo(recipe)
-    for layers in saved.depths(rows):
-        for n in saved.widths(rows, layers):
+    for layers in selection.depths(rows):
+        for n in selection.widths(rows, layers):
             own = (rows["layers"] == layers) & (rows["n"] == n)
             height = np.median(loss[own] - rows["limit"][own, None] * bounded, axis=0)
             axes.plot(step, height, color=style.depth_colour(layers), linewidth=1)
@@ -151,8 +151,8 @@ def _learning_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray
 
 
 def _trained(axes: Axes, rows: Table, layers: int, name: str) -> None:
-    colour, widths = style.depth_colour(layers), saved.widths(rows, layers)
-    spread = np.array([np.quantile(saved.of(rows, layers=layers, n=n)[name], [0, 0.5, 1]) for n in widths])
+    colour, widths = style.depth_colour(layers), selection.widths(rows, layers)
+    spread = np.array([np.quantile(selection.of(rows, layers=layers, n=n)[name], [0, 0.5, 1]) for n in widths])
     label = f"{style.depth_name(layers)}: median, all seeds"
     axes.fill_between(widths, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0)
     axes.vlines(widths, spread[:, 0], spread[:, 2], color=colour, alpha=0.5, linewidth=3)
@@ -162,7 +162,7 @@ def _trained(axes: Axes, rows: Table, layers: int, name: str) -> None:
 def _limit(axes: Axes, rows: Table, layers: int, name: str) -> None:
     """The exact limit: a curve over real n; two layers' reconstruction cost tends to 0 where n > beta."""
     beta = rows["beta"][0]
-    n = np.geomspace(*style.width_range(saved.widths(rows)), 400)
+    n = np.geomspace(*style.width_range(selection.widths(rows)), 400)
     if layers == 1:
         limit = limits.one_layer(n, beta)
         height = {"loss": limit.loss, "recon_per_dim": limit.recon / n, "kl": limit.kl}[name]
@@ -175,7 +175,7 @@ def _limit(axes: Axes, rows: Table, layers: int, name: str) -> None:
 
 
 def _published(axes: Axes, rows: Table, layers: int, name: str) -> None:
-    points = [run for run in saved.published() if run["layers"] == layers and run["n"] in rows["n"]]
+    points = [run for run in selection.published() if run["layers"] == layers and run["n"] in rows["n"]]
     if points and rows["beta"][0] == 1.0:
         n, height = zip(*((run["n"], run[name]) for run in points), strict=True)
         label = f"{style.depth_name(layers)}: the post's run"

@@ -15,10 +15,11 @@ from typing import IO, Any, NamedTuple
 import jax
 import numpy as np
 
-from vae_bit import files, training
-from vae_bit.files import Damaged
+from vae_bit import training
 from vae_bit.models import Architecture
 from vae_bit.programs import KINDS, Group
+from vae_bit.store import files
+from vae_bit.store.files import Damaged
 from vae_bit.sweep import Progress, block_ends
 from vae_bit.training import Metrics, Recipe, Run, State
 

@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import signals
-from vae_bit.files import Damaged
+from vae_bit.store.files import Damaged
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 

@@ -1,7 +1,4 @@
-"""Writes `report.html` into a sweep's folder: the post's story told with this run's numbers and pictures, in one file.
-
-python -m experiments.report --run=runs/DIR
-"""
+"""The report of a sweep: one HTML file that tells the post's story with its numbers and pictures."""
 
 import base64
 import dataclasses
@@ -11,32 +8,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import folder, options, saved, style
-from experiments.options import BadInput
-from experiments.report_story import STORY
-from experiments.saved import Saved
-from vae_bit import files
-from vae_bit.results import KEYS
+from experiments import folder
+from experiments.figures import selection, style
+from experiments.figures.selection import Saved
+from experiments.report.story import STORY
+from vae_bit.store import files
+from vae_bit.store.results import KEYS
 
-PAGE = Path(__file__).with_name("report_page.html")
+PAGE = Path(__file__).with_name("page.html")
 FULL_WIDTH = 9  # inches of a figure as wide as the page
 COLUMNS = ("loss", "limit", "gap", "recon", "recon_per_dim", "kl", "nll", "posterior_kl", "valid_mass")
 DECIMALS = {"recon_per_dim": 7}
-
-
-def main() -> None:
-    """Writes the report and says where."""
-    options.require_devices()
-    results = saved.load(flags.FLAGS.run)
-    path = results.out / "report.html"
-    try:
-        path.write_text(page(results), encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; expected a folder that can be written") from error
-    print(path)
 
 
 def page(results: Saved) -> str:
@@ -82,8 +66,8 @@ def table(results: Saved) -> str:
     settings = np.stack([results.every[name] for name in KEYS[:-1]], 1)
     for setting in np.unique(settings, axis=0):
         keys: dict[str, float] = dict(zip(KEYS, setting.tolist(), strict=False))
-        own = saved.of(results.every, **keys)
-        alike = [run for run in saved.published() if (run["layers"], run["n"], 1.0) == tuple(setting[:3])]
+        own = selection.of(results.every, **keys)
+        alike = [run for run in selection.published() if (run["layers"], run["n"], 1.0) == tuple(setting[:3])]
         medians = [f"{np.median(own[name]):z.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
         shown = [f"{keys['layers']:g}", f"{keys['n']:,.0f}", *(f"{keys[name]:g}" for name in swept), own["n"].size]
         lines.append(_row("td", [*shown, *medians, *([f"{run['loss']:.4f}" for run in alike] or ["-"])]))
@@ -103,8 +87,3 @@ def origin(results: Saved) -> str:
 
 def _row(kind: str, cells: Iterable[object]) -> str:
     return "<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>"
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Folder of a sweep's results.", required=True)
-    options.run(main)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from experiments import figures, premises, saved
-from experiments import report_text as text
-from experiments.saved import Saved
+from experiments import figures
+from experiments.figures import premises, selection
+from experiments.figures.selection import Saved
+from experiments.report import text
 
 
 class Section(NamedTuple):
@@ -43,7 +44,7 @@ def two_depths(results: Saved) -> bool:
 
 def two_layers(results: Saved) -> bool:
     """Whether there are runs with two layers."""
-    return 2 in saved.depths(results.rows)
+    return 2 in selection.depths(results.rows)
 
 
 STORY = (

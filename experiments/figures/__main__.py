@@ -1,39 +1,17 @@
-"""Draws a sweep's saved results: exact densities of the trained models, costs against n, limits.
+"""Draws every figure that a sweep's results hold the data for.
 
-    python -m experiments.figures --run=runs/DIR
-
-In a notebook: `figures.figure_costs(figures.load("runs/DIR"))`, and so every figure below.
+python -m experiments.figures --run=runs/DIR
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from experiments import options, plots_runs, saved, style
-from experiments.options import BadInput
-from experiments.plots_codes import (
-    figure_decoder,
-    figure_encoding,
-    figure_map,
-    figure_transition,
-    figure_truncated,
-)
-from experiments.plots_runs import figure_costs, figure_data, figure_learning, figure_price
-from experiments.saved import Missing
+from experiments import cli
+from experiments.cli import BadInput
+from experiments.figures import FIGURES, selection, style
+from experiments.figures.selection import Missing
 
-load, save, summary = saved.load, style.save, plots_runs.summary
-
-FIGURES = (
-    figure_data,
-    figure_costs,
-    figure_learning,
-    figure_encoding,
-    figure_truncated,
-    figure_decoder,
-    figure_map,
-    figure_price,
-    figure_transition,
-)
 FORMATS = ("png", "pdf", "svg")
 
 
@@ -42,8 +20,8 @@ def main() -> None:
     formats = flags.FLAGS.format
     if not formats or set(formats) - set(FORMATS):
         raise BadInput(f"--format={','.join(formats)}: expected some of {','.join(FORMATS)}")
-    options.require_devices()
-    results = load(flags.FLAGS.run)
+    cli.require_devices()
+    results = selection.load(flags.FLAGS.run)
     out = folder(results.out / "figures")
     for notice in results.notices:
         print(f"skipped {notice}")
@@ -54,7 +32,7 @@ def main() -> None:
             print(f"skipped {function.__name__}: {reason}")
             continue
         for ending in formats:
-            save(figure, out / f"{number}_{function.__name__.removeprefix('figure_')}.{ending}")
+            style.save(figure, out / f"{number}_{function.__name__.removeprefix('figure_')}.{ending}")
     print(f"figures of {results.rows['n'].size} runs: {out}")
 
 
@@ -70,4 +48,4 @@ def folder(out: Path) -> Path:
 if __name__ == "__main__":
     flags.DEFINE_string("run", None, "Folder of a sweep's results.", required=True)
     flags.DEFINE_list("format", ["png", "pdf"], "Formats of the pictures: png, pdf, svg.")
-    options.run(main)
+    cli.run(main)

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import style
+from experiments.figures import style
 
 OURS, PEER, FLOOR = style.DEPTHS[0], style.PALE, style.INK
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.workers import WAYS, Case, Team
+from experiments.benchmark.workers import WAYS, Case, Team
 from vae_bit import limits, models
 from vae_bit.distributions import Normal, softplus
 from vae_bit.models import softplus_std

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.peers import BETAS, EPS, Net, Nets, Trainer, rate, rows, widths
+from experiments.benchmark.peers import BETAS, EPS, Net, Nets, Trainer, rate, rows, widths
 
 
 def forward(net: Net, h: np.ndarray) -> tuple[np.ndarray, list]:

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, ndtr
 
-from experiments.options import BadInput
-from vae_bit import models, results, settings
+from experiments.cli import BadInput
+from vae_bit import models, settings
 from vae_bit.models import Architecture, Params
-from vae_bit.results import Table
+from vae_bit.store import results
+from vae_bit.store.results import Table
 
 RECIPE = ("objective", "k", "steps")  # of config.json
 CELLS = 4000  # of a latent's range, over which the decoder is averaged

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import options, peer_numpy, peers
-from experiments.peers import Trainer
+from experiments import cli
+from experiments.benchmark import numpy_peer, peers
+from experiments.benchmark.peers import Trainer
 from vae_bit import programs, sweep
 from vae_bit.presets import PRESETS
 from vae_bit.programs import Group
@@ -53,7 +54,7 @@ class Time(NamedTuple):
 
 def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = True) -> Trainer:
     """Our own programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
-    options.keep_freed_memory()
+    cli.keep_freed_memory()
     group = our_group(preset, layers, n, seeds)
     compiled = programs.compile_programs(group)
     slices = programs.slices(len(seeds), compiled.chunk)
@@ -96,8 +97,8 @@ WAYS = {
     "flax_vmap": Way(peers.flax_vmap),
     "flax_vmap_tuned": Way(peers.flax_vmap, TUNED, processes=CORES, accelerates=False),
     "numpyro_svi": Way(peers.numpyro_svi),
-    "numpy_batched": Way(peer_numpy.numpy_batched, accelerates=False),
-    "numpy_batched_tuned": Way(peer_numpy.numpy_batched, NUMPY, processes=CORES, accelerates=False),
+    "numpy_batched": Way(numpy_peer.numpy_batched, accelerates=False),
+    "numpy_batched_tuned": Way(numpy_peer.numpy_batched, NUMPY, processes=CORES, accelerates=False),
 }
 PEERS = {name: way for name, way in WAYS.items() if not name.startswith("ours")}
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import premises, saved
-from experiments.saved import Saved, median
-from experiments.style import depth_name
+from experiments.figures import premises, selection
+from experiments.figures.selection import Saved, median
+from experiments.figures.style import depth_name
 from vae_bit import limits
 from vae_bit.limits import LN2
 
@@ -32,7 +32,7 @@ def not_trained(results: Saved, words: str) -> str:
 
 
 def tell_data(results: Saved) -> str:
-    seeds = max(saved.of(results.rows, layers=layers, n=n)["n"].size for layers, n in premises.settings(results))
+    seeds = max(selection.of(results.rows, layers=layers, n=n)["n"].size for layers, n in premises.settings(results))
     medians = "They are medians over seeds; densities and bars are those of the run with the median loss." * (seeds > 1)
     other = not_trained(results, "That is not the ELBO: what is best for one need not be best for the other.")
     return f"""<p>Two points, x<sup>(0)</sup> and x<sup>(1)</sup>, equally likely: n zeros or n ones. Whatever n is,
@@ -57,7 +57,7 @@ def tell_smallest(results: Saved) -> str:
 
 
 def tell_nothing_encoded(results: Saved) -> str:
-    n, beta = saved.widths(results.rows)[0], premises.beta(results)
+    n, beta = selection.widths(results.rows)[0], premises.beta(results)
     if n > beta:
         return f"""{tell_smallest(results)}<p>The ELBO rewards a code here, as n exceeds
         &beta; = {beta:g}: without one the loss is at least n ln 2 = {nats(n * LN2)}, and the limit is
@@ -71,7 +71,7 @@ def tell_nothing_encoded(results: Saved) -> str:
 
 
 def tell_encoded(results: Saved) -> str:
-    n, beta = saved.widths(results.rows)[0], premises.beta(results)
+    n, beta = selection.widths(results.rows)[0], premises.beta(results)
     best = [
         f"{nats(float(limits.information(layers, n, beta)))} nats with {depth_name(layers)}"
         for layers, n in premises.smallest(results)
@@ -92,9 +92,9 @@ def limits_at(results: Saved, n: int) -> str:
 def costs_per_dimension(results: Saved) -> str:
     """Reconstruction cost per dimension of every setting, and of which depths it does not fall with n."""
     words = []
-    for layers in saved.depths(results.rows):
+    for layers in selection.depths(results.rows):
         costs = premises.series(results, layers, "recon_per_dim")
-        told = zip(costs, saved.widths(results.rows, layers), strict=True)
+        told = zip(costs, selection.widths(results.rows, layers), strict=True)
         shown = ", ".join(f"{cost:.2g} at n = {n:,}" for cost, n in told)
         fall = "" if len(costs) == 1 or premises.falls(costs) else "; it does not fall throughout"
         words.append(f"With {depth_name(layers)}: {shown}{fall}.")
@@ -102,7 +102,7 @@ def costs_per_dimension(results: Saved) -> str:
 
 
 def tell_pushed_open(results: Saved) -> str:
-    n = saved.widths(results.rows)[-1]
+    n = selection.widths(results.rows)[-1]
     return f"""<p>Given z the decoder draws the n dimensions independently, so only z can make them agree. A model
     that ignores z loses n ln 2: {nats(n * LN2)} nats at n = {n:,}. The larger n, the higher the pressure, and the
     reconstruction cost per dimension, in nats, falls. {costs_per_dimension(results)}</p>"""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from experiments import saved
-from experiments.saved import Model, Saved
+from experiments.figures import selection
+from experiments.figures.selection import Model, Saved
 from vae_bit.limits import LN2
-from vae_bit.results import COLLAPSED, Table
+from vae_bit.store.results import COLLAPSED, Table
 
 NOTHING = 5e-4  # nats that three decimals do not show
 NEAR = 0.05  # nats that are close to a limit, or to the prior
@@ -65,17 +65,17 @@ def beta(results: Saved) -> float:
 
 def settings(results: Saved) -> list[tuple[int, int]]:
     """Every (layers, n) there is."""
-    return [(layers, n) for layers in saved.depths(results.rows) for n in saved.widths(results.rows, layers)]
+    return [(layers, n) for layers in selection.depths(results.rows) for n in selection.widths(results.rows, layers)]
 
 
 def largest(results: Saved) -> list[tuple[int, int]]:
     """(layers, n) of the largest n of each depth."""
-    return [(layers, saved.widths(results.rows, layers)[-1]) for layers in saved.depths(results.rows)]
+    return [(layers, selection.widths(results.rows, layers)[-1]) for layers in selection.depths(results.rows)]
 
 
 def smallest(results: Saved) -> list[tuple[int, int]]:
     """(layers, n) of each depth that has the smallest n of all."""
-    n = saved.widths(results.rows)[0]
+    n = selection.widths(results.rows)[0]
     return [pair for pair in settings(results) if pair[1] == n]
 
 
@@ -89,7 +89,7 @@ def compared(results: Saved) -> int | None:
 
 def series(results: Saved, layers: int, name: str) -> list[float]:
     """The medians of a column, by ascending n."""
-    return [saved.median(results, layers, n, name) for n in saved.widths(results.rows, layers)]
+    return [selection.median(results, layers, n, name) for n in selection.widths(results.rows, layers)]
 
 
 def falls(values: Sequence[float]) -> bool:
@@ -99,7 +99,7 @@ def falls(values: Sequence[float]) -> bool:
 
 def encodes(results: Saved, layers: int, n: int) -> bool:
     """Whether the code holds something of x."""
-    return saved.median(results, layers, n, "mutual_information") >= COLLAPSED
+    return selection.median(results, layers, n, "mutual_information") >= COLLAPSED
 
 
 def nothing_encoded(results: Saved) -> bool:
@@ -109,7 +109,7 @@ def nothing_encoded(results: Saved) -> bool:
 
 def pushed_open(results: Saved) -> bool:
     """Whether a larger n has forced a code: under the ELBO each dimension then costs less, and the code is used."""
-    costs = [series(results, layers, "recon_per_dim") for layers in saved.depths(results.rows)]
+    costs = [series(results, layers, "recon_per_dim") for layers in selection.depths(results.rows)]
     used = all(encodes(results, *pair) for pair in largest(results))
     return trains_elbo(results.recipe) and used and all(map(falls, costs))
 
@@ -121,15 +121,15 @@ def priced(results: Saved) -> bool:
 
 def one_layer_pays_more(results: Saved) -> bool:
     """Whether under the ELBO one layer loses more the larger n, above all deeper models, which stay near ln 2."""
-    depths, deeper = saved.depths(results.rows), [pair for pair in settings(results) if pair[0] > 1]
-    near = [abs(saved.median(results, *pair, "loss") - LN2) < NEAR for pair in deeper]
+    depths, deeper = selection.depths(results.rows), [pair for pair in settings(results) if pair[0] > 1]
+    near = [abs(selection.median(results, *pair, "loss") - LN2) < NEAR for pair in deeper]
     rises = 1 in depths and falls(series(results, 1, "loss")[::-1])
     return priced(results) and rises and bool(near) and all(near)
 
 
 def has_valley(results: Saved, layers: int, n: int) -> bool:
     """Whether q(z) of the top layer has two peaks, and between them, around 0, at most half their height."""
-    q = saved.top_densities(saved.median_model(results, layers, n), GRID).mean(0)
+    q = selection.top_densities(selection.median_model(results, layers, n), GRID).mean(0)
     peaks = np.minimum(np.maximum.accumulate(q), np.maximum.accumulate(q[::-1])[::-1])
     deepest = np.argmin(q / peaks)
     return bool(q[deepest] < 0.5 * peaks[deepest] and abs(GRID[deepest]) < 0.5)
@@ -142,7 +142,7 @@ def leaves_prior(results: Saved) -> bool:
 
 def only_one_layer_leaves(results: Saved) -> bool:
     """Whether under the ELBO one layer's q(z) is the further from the prior the larger n, that of deeper ones near."""
-    far = {pair: saved.median(results, *pair, "marginal_kl") for pair in settings(results)}
+    far = {pair: selection.median(results, *pair, "marginal_kl") for pair in settings(results)}
     deeper = [value for (layers, _), value in far.items() if layers > 1]
     return (
         trains_elbo(results.recipe)
@@ -155,7 +155,7 @@ def only_one_layer_leaves(results: Saved) -> bool:
 
 def legible_width(results: Saved) -> int:
     """The largest n whose samples show their dimensions one by one, or the largest of all."""
-    widths = saved.widths(results.rows)
+    widths = selection.widths(results.rows)
     return max([n for n in widths if 1 < n <= LEGIBLE], default=widths[-1])
 
 
@@ -163,7 +163,7 @@ def averages(results: Saved) -> bool:
     """Whether one layer, where draws are shown, makes of its valley more than one in 20 that is no data point."""
     n = legible_width(results)
     own = n > 1 and (1, n) in settings(results)
-    return own and saved.median(results, 1, n, "valid_mass") < 0.95 and has_valley(results, 1, n)
+    return own and selection.median(results, 1, n, "valid_mass") < 0.95 and has_valley(results, 1, n)
 
 
 def second_layer_helps(results: Saved) -> bool:
@@ -171,20 +171,20 @@ def second_layer_helps(results: Saved) -> bool:
     n = compared(results)
     if n is None:
         return False
-    gains = {name: saved.median(results, 1, n, name) - saved.median(results, 2, n, name) for name in ("loss", "recon")}
-    return gains["loss"] > NOTHING and gains["recon"] > 0
+    loss, recon = (selection.median(results, 1, n, x) - selection.median(results, 2, n, x) for x in ("loss", "recon"))
+    return loss > NOTHING and recon > 0
 
 
 def steep_map(results: Saved) -> bool:
     """Whether the two-layer model of the largest n is near its limit by z_1 that follows z_2 along a steep map."""
     own = [pair for pair in largest(results) if pair[0] == 2]
-    near = all(saved.median(results, *pair, "gap") < NEAR and encodes(results, *pair) for pair in own)
-    return bool(own) and near and all(is_steep(saved.median_model(results, *pair)) for pair in own)
+    near = all(selection.median(results, *pair, "gap") < NEAR and encodes(results, *pair) for pair in own)
+    return bool(own) and near and all(is_steep(selection.median_model(results, *pair)) for pair in own)
 
 
 def is_steep(model: Model) -> bool:
     """Whether z_2 explains 95 % of the variance of z_1, and the map climbs around 0 twice as fast as evenly."""
-    p = saved.conditional(model, "p", 1, NORMAL)
+    p = selection.conditional(model, "p", 1, NORMAL)
     explained = np.var(p.mean) / (np.var(p.mean) + np.mean(np.square(p.std)))
     within, middle = abs(NORMAL) < 2, abs(NORMAL) < 0.25
     return bool(explained > 0.95 and np.ptp(p.mean[middle]) > 2 * np.ptp(p.mean[within]) * 0.25 / 2)
@@ -192,4 +192,5 @@ def is_steep(model: Model) -> bool:
 
 def post_runs(results: Saved) -> list[dict]:
     """The post's own runs of the same depths and n, if beta is 1 as theirs."""
-    return [run for run in saved.published() if (run["layers"], run["n"]) in settings(results) and beta(results) == 1.0]
+    own = settings(results) if beta(results) == 1.0 else []
+    return [run for run in selection.published() if (run["layers"], run["n"]) in own]

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from vae_bit import files, limits, models, settings
+from vae_bit import limits, models, settings
 from vae_bit.exact import Evaluation
-from vae_bit.files import Damaged
 from vae_bit.models import Architecture, Params
 from vae_bit.presets import Preset
+from vae_bit.store import files
+from vae_bit.store.files import Damaged
 from vae_bit.sweep import Trained, block_ends
 from vae_bit.training import Recipe
 

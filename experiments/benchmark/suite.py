@@ -21,11 +21,12 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import floor, options, plots_benchmark, style, tables, truth, workers
-from experiments.options import BadInput, Location, define, say
-from experiments.workers import DEVICES, PEERS, WAYS, Case, Team, Time
-from vae_bit import files
+from experiments.benchmark import floor, plots, tables, time_to_truth, workers
+from experiments.benchmark.workers import DEVICES, PEERS, WAYS, Case, Team, Time
+from experiments.cli import BadInput, say
+from experiments.figures import style
 from vae_bit.presets import PRESETS
+from vae_bit.store import files
 
 SCHEMA = 1
 WIDTH = 130  # of the tables where there is no terminal
@@ -99,7 +100,7 @@ def main() -> None:
     if quick:
         left_out = "time to truth, the README's command, scaling, torch.compile, and peers but for one layer and n = 5"
         say(f"--quick leaves out {left_out}.")
-    style.save(plots_benchmark.bars(record), out / "benchmark.png")
+    style.save(plots.bars(record), out / "benchmark.png")
     say(f"{time.perf_counter() - start:.0f} s: {out}")
 
 
@@ -244,7 +245,7 @@ def measure_peers(size: Size) -> list[Row]:
 def measure_truth(way: str, n: int, size: Size) -> Row:
     """Seconds to truth of 16 seeds."""
     try:
-        result = truth.run(way, n, 16, size.truth_seconds * (6 if way in OURS else 1))._asdict()
+        result = time_to_truth.run(way, n, 16, size.truth_seconds * (6 if way in OURS else 1))._asdict()
     except Exception as error:  # as above
         if way in OURS:
             raise
@@ -275,9 +276,3 @@ def _scaled(n: int, seeds: int, devices: int, seconds: float) -> Row:
     with workers.team({"JAX_NUM_CPU_DEVICES": str(devices)}) as team:
         ((compiling, once, peak),) = team.call(workers.scale, case, seconds)
     return row(case, compiling, [once]) | {"devices": devices, "peak_mb": peak / 1e6}
-
-
-if __name__ == "__main__":
-    flags.DEFINE_bool("quick", False, "Few repeats; no time to truth, README's command or scaling: two minutes.")
-    define(Location(), "out", None, "Folder for the results; a new one under runs/ unless given.")
-    options.run(main)
