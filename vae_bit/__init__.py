@@ -31,7 +31,7 @@ from vae_bit.losses import (
     sampled_kl,
     top_kl,
 )
-from vae_bit.noise import Noise, draw, draw_groups, draw_latent
+from vae_bit.noise import Noise, draw_latent
 
 __all__ = [
     "Chain",
@@ -44,8 +44,6 @@ __all__ = [
     "bernoulli_kl",
     "bernoulli_log_prob",
     "conditional_entropy",
-    "draw",
-    "draw_groups",
     "draw_latent",
     "dreg",
     "elbo",

@@ -71,6 +71,13 @@ def fit_mask(mask: ArrayLike, event: tuple[int, ...], axis: Axes) -> Array:
     return jnp.expand_dims(mask, axes)
 
 
+def functions(**values: object) -> None:
+    """ValueError that names the first value that cannot be called: a name of one, perhaps."""
+    for name, value in values.items():
+        if not callable(value):
+            raise ValueError(f"{name}: got {value!r}, expected a function")
+
+
 def _one_dtype(arrays: dict[str, ArrayLike]) -> dict[str, Array]:
     """The arrays at float32 or more, Python numbers still of any precision; TypeError unless of one floating dtype."""
     named = {name: jnp.asarray(array) for name, array in arrays.items()}

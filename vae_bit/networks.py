@@ -106,11 +106,12 @@ class ResidualGaussianNet(nn.Module):
 
     mlp: MLP
     positive: Callable[[Array], Array]
+    offset: float  # of what `positive` is applied to: -1 makes the first std 1 / e where `positive` is exp
 
     @nn.compact
     def __call__(self, h: Array) -> Normal:
         mean, scale = jnp.split(Affine(2, zeros_init(), name="head")(self.mlp(h)), 2)
-        return Normal(h + mean, self.positive(scale - 1.0))
+        return Normal(h + mean, self.positive(scale + self.offset))
 
 
 class BernoulliNet(nn.Module):

@@ -1,26 +1,21 @@
 """The standard-normal noise that drives sampling: its nodes and their weights.
 
-Every kind gives nodes and weights with E[sum_nodes weight * f(eps)] = E_{N(0, I)}[f], so a loss never knows which it
-was fed: `draw` for a chain of L scalar latents, `draw_latent` for one latent of size d. The randomised quasi-Monte
-Carlo kinds shift fixed nodes by a fresh uniform number per layer, which keeps them unbiased and keeps a network from
-fitting the nodes.
+A rule is a function of a key, a number of layers and of samples. Every one gives nodes and weights with
+E[sum_nodes weight * f(eps)] = E_{N(0, I)}[f], so a loss never knows which it was fed: a rule serves a chain of L scalar
+latents, `draw_latent` one latent of size d. The randomised quasi-Monte Carlo rules shift fixed nodes by a fresh uniform
+number per layer, which keeps them unbiased and keeps a network from fitting the nodes.
 """
 
 import functools
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import ndtri
-
-Kind = Literal["iid", "lattice", "trapezoid"]
-
-LOWEST_HALF_WIDTH = 6.0  # a tail of 6e-7 beyond 5 would already cost 0.004 nats at n = 1000
-UPPER_HALF_WIDTH = 5.5  # above the lowest layer the noise is small beside what it is added to: fewer nodes do
-UPPER_NODES = 8
 
 
 class Noise(NamedTuple):
@@ -30,55 +25,39 @@ class Noise(NamedTuple):
     weight: Array
 
 
-def draw(key: Array, kind: Kind, layers: int, samples: int) -> Noise:
-    """One set of nodes for L layers, `samples` of them in the lowest; ValueError for an unknown kind.
-
-    >>> eps, weight = draw(jax.random.key(0), "trapezoid", layers=2, samples=32)
-    >>> eps[0].shape, eps[1].shape[0], weight.shape[0]
-    ((32, 1), 1, 32)
-    >>> print(f"{jnp.sum(weight * eps[0]**2):.3f}")  # E[eps^2] = 1
-    1.000
-    """
-    if kind == "iid":
-        return iid(key, layers, samples)
-    if kind == "lattice":
-        return lattice(key, layers, samples)
-    if kind == "trapezoid":
-        return trapezoid(key, layers, samples)
-    raise ValueError(f"noise: got {kind!r}, expected 'iid', 'lattice' or 'trapezoid'")
+Rule = Callable[[Array, int, int], Noise]  # key, layers, samples
 
 
 def draw_latent(
-    key: Array, kind: Kind, size: int, samples: int, dtype: jax.typing.DTypeLike = float
+    key: Array, rule: Rule, size: int, samples: int, dtype: jax.typing.DTypeLike = float
 ) -> tuple[Array, Array]:
     """Nodes eps [K, size] and weights [K] for one latent of `size` dimensions.
 
-    K = `samples`; for the trapezoid `samples` to the power `size`, a product grid meant for size 1 or 2. ValueError for
-    an unknown kind.
+    K = `samples`, but for a grid, whose nodes are all of its points: give `trapezoid` as many `upper` nodes as samples
+    and a size of 1 or 2.
 
-    >>> eps, weight = draw_latent(jax.random.key(0), "lattice", size=3, samples=64)
+    >>> eps, weight = draw_latent(jax.random.key(0), lattice, size=3, samples=64)
     >>> eps.shape, weight.shape
     ((64, 3), (64,))
     """
-    if kind == "trapezoid":
-        rules = [_trapezoid_rule(shift, LOWEST_HALF_WIDTH, samples) for shift in jax.random.uniform(key, (size,))]
-        eps, weights = (jnp.stack(jnp.meshgrid(*part), -1).reshape(-1, size) for part in zip(*rules, strict=True))
-        return eps.astype(dtype), jnp.prod(weights, -1).astype(dtype)
-    eps, weight = draw(key, kind, size, samples)
-    return jnp.stack(eps, -1).astype(dtype), weight.astype(dtype)
+    eps, weight = rule(key, size, samples)
+    nodes = jnp.stack([jnp.broadcast_to(axis, weight.shape).ravel() for axis in eps], -1)
+    return nodes.astype(dtype), weight.ravel().astype(dtype)
 
 
-def draw_groups(key: Array, kind: Kind, layers: int, groups: int, k: int) -> Noise:
-    """Groups of k independent draws, for bounds that take k at once: eps_l and weight [groups, k].
+def grouped(key: Array, layers: int, samples: int, k: int, rule: Rule) -> Noise:
+    """Groups of k independent draws, for bounds that take k at once: eps_l and weight [samples / k, k].
 
     A group is one node in k * L dimensions, so any two groups may depend on each other but no two draws of one group.
-    ValueError for the trapezoid, whose product grid would have far too many nodes.
+    ValueError for a grid, which would have far too many nodes, and where k does not divide `samples`.
     """
-    if kind == "trapezoid":
-        raise ValueError("noise: got 'trapezoid', expected 'iid' or 'lattice' for groups of independent draws")
-    eps, weight = draw(key, kind, layers * k, groups)
-    grouped = jnp.stack(eps).reshape(layers, k, groups).swapaxes(-1, -2)
-    return Noise(list(grouped), jnp.broadcast_to(weight[:, None] / k, (groups, k)))
+    if samples % k:
+        raise ValueError(f"k: got {k}, expected a divisor of samples, {samples}")
+    eps, weight = rule(key, layers * k, samples // k)
+    if weight.ndim > 1:
+        raise ValueError(f"noise: got a grid of {weight.ndim} axes, expected single nodes, as of iid or lattice")
+    nodes = jnp.stack(eps).reshape(layers, k, -1).swapaxes(-1, -2)
+    return Noise(list(nodes), jnp.broadcast_to(weight[:, None] / k, nodes.shape[1:]))
 
 
 def iid(key: Array, layers: int, samples: int) -> Noise:
@@ -95,15 +74,24 @@ def lattice(key: Array, layers: int, samples: int) -> Noise:
     return Noise(list(ndtri(uniform)), _equal_weights(samples))
 
 
-def trapezoid(key: Array, layers: int, samples: int) -> Noise:
-    """The product of one shifted trapezoid rule per layer, `samples` nodes in the lowest and a few in those above.
+def trapezoid(
+    key: Array, layers: int, samples: int, upper: int = 8, half_width: float = 6.0, upper_half_width: float = 5.5
+) -> Noise:
+    """The product of one shifted trapezoid rule per layer, `samples` nodes in the lowest and `upper` in those above.
 
     Nodes -a + h (k + U), h = 2a / K, weights h phi(node): the error falls exponentially with K on smooth integrands
-    (Trefethen and Weideman 2014).
+    (Trefethen and Weideman 2014). A tail of 6e-7 beyond a = 5 would already cost 0.004 nats at n = 1000. Above the
+    lowest layer the noise is small beside what it is added to, so fewer nodes do.
+
+    >>> eps, weight = trapezoid(jax.random.key(0), layers=2, samples=32)
+    >>> eps[0].shape, eps[1].shape, weight.shape
+    ((32, 1), (1, 8), (32, 8))
+    >>> print(f"{jnp.sum(weight * eps[0]**2):.3f}")  # E[eps^2] = 1
+    1.000
     """
     shifts = jax.random.uniform(key, (layers,))
-    rules = [_trapezoid_rule(shifts[0], LOWEST_HALF_WIDTH, samples)]
-    rules += [_trapezoid_rule(shift, UPPER_HALF_WIDTH, UPPER_NODES) for shift in shifts[1:]]
+    rules = [_trapezoid_rule(shifts[0], half_width, samples)]
+    rules += [_trapezoid_rule(shift, upper_half_width, upper) for shift in shifts[1:]]
     eps, weights = zip(*rules, strict=True)
     return Noise(list(jnp.ix_(*eps)), functools.reduce(jnp.multiply, jnp.ix_(*weights)))
 

@@ -1,70 +1,150 @@
-"""The two recipes: the post's own, and ours."""
+"""The two presets, the post's own and ours, and the names by which the command line knows them and their parts.
+
+This is the only place where a name becomes a value.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from vae_bit.models import Architecture
-from vae_bit.training import GROUPED, Recipe
+import jax.numpy as jnp
+import optax
+
+from vae_bit import noise, objectives
+from vae_bit.architecture import GLOROT, LECUN, Architecture, EncoderInput, mean_column, read_signs, read_sum
+from vae_bit.architecture import softplus_std, zero_column
+from vae_bit.models import Build
+from vae_bit.networks import GaussianNet, ResidualGaussianNet, elu
+from vae_bit.store.describe import label
+from vae_bit.training import Recipe
 
 
 class Preset(NamedTuple):
     """A full description of a run but for layers and width, which a sweep sets, and the swept numbers."""
 
-    architecture: Architecture
+    model: Build
     recipe: Recipe
     learning_rate: float
 
 
+def adam(learning_rate: optax.ScalarOrSchedule, b1: float, b2: float) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015) of all parameters as one row, which compiles faster."""
+    return optax.flatten(optax.adam(learning_rate, b1, b2))
+
+
+def cosine(steps: int) -> optax.Schedule:
+    """From 1 to 0 along half a cosine."""
+    return optax.cosine_decay_schedule(1.0, steps)
+
+
+def post_decay(steps: int) -> optax.Schedule:
+    """The post's 50-fold exponential decay with one more notch every 1,000 steps."""
+    return lambda step: 50.0 ** (-(step + step // 1000) / steps)
+
+
+def constant(steps: int) -> optax.Schedule:
+    """1 at every step."""
+    return optax.constant_schedule(1.0)
+
+
+def warmup(steps: int, rise: int) -> optax.Schedule:
+    """From 0 to 1 in `rise` steps, evenly, and 1 from then on (Bowman et al. 2016)."""
+    return optax.linear_schedule(0.0, 1.0, rise)
+
+
 ORIGINAL = Preset(
     Architecture(
-        layers=1,
-        width=1,
         encoder_hidden=(10, 10, 10),
         decoder_hidden=(10, 10, 10),
         latent_hidden=(100, 100, 100),
-        activation="elu",
-        init="glorot",
+        activation=elu,
+        kernels=GLOROT,
         logit_gain=1.0,
-        std="softplus_variance",
-        residual=False,
-        encoder_input="sum",
+        positive=softplus_std,
+        latent=GaussianNet,
+        encoder_input=EncoderInput(read_sum, mean_column),
     ),
-    Recipe(noise="iid", samples=500, kl="sampled", schedule="post", betas=(0.9, 0.999), steps=5000),
+    Recipe(
+        objective=objectives.elbo,
+        noise=noise.iid,
+        samples=500,
+        kl=objectives.drawn_kl,
+        optimizer=partial(adam, b1=0.9, b2=0.999),
+        schedule=post_decay,
+        beta_schedule=constant,
+        steps=5000,
+    ),
     learning_rate=5e-3,
 )
 
 DEFAULT = Preset(
     Architecture(
-        layers=1,
-        width=1,
         encoder_hidden=(),
         decoder_hidden=(16, 16),
         latent_hidden=(16, 16),
-        activation="tanh",
-        init="lecun",
+        activation=jnp.tanh,
+        kernels=LECUN,
         logit_gain=3.0,
-        std="exp",
-        residual=True,
-        encoder_input="signs",
+        positive=jnp.exp,
+        latent=partial(ResidualGaussianNet, offset=-1.0),
+        encoder_input=EncoderInput(partial(read_signs, size=8.0), zero_column),
     ),
-    Recipe(noise="trapezoid", samples=24, kl="closed", schedule="cosine", betas=(0.98, 0.99), steps=5000),
+    Recipe(
+        objective=objectives.elbo,
+        noise=noise.trapezoid,
+        samples=24,
+        kl=objectives.closed_kl,
+        optimizer=partial(adam, b1=0.98, b2=0.99),
+        schedule=cosine,
+        beta_schedule=constant,
+        steps=5000,
+    ),
     learning_rate=1e-2,
 )
 
 PRESETS = {"default": DEFAULT, "original": ORIGINAL}
+OBJECTIVES = {
+    function.__name__: function
+    for function in (
+        objectives.elbo,
+        objectives.path,
+        objectives.free_bits,
+        objectives.iwae,
+        objectives.dreg,
+        objectives.renyi,
+    )
+}
+NOISES: dict[str, noise.Rule] = {rule.__name__: rule for rule in (noise.iid, noise.lattice, noise.trapezoid)}
+GROUPED = (objectives.iwae, objectives.dreg, objectives.renyi)  # bounds on several draws at once
 
 DRAWS = 64  # a step, about, of an objective that takes several in one bound, unless a noise is given for it
 
 
-def override(preset: Preset, **fields: Any) -> Preset:
+def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
     """The preset with other values of its recipe's fields; ValueError where they do not go together.
 
-    A bound on several draws needs independent ones, which the trapezoid's grid does not give: unless a noise is named,
-    it takes a lattice.
+    A built-in bound on several draws needs groups of k independent ones, which the trapezoid's grid does not give:
+    unless a noise is given, it takes a lattice.
     """
-    grouped = fields.get("objective", preset.recipe.objective) in GROUPED
-    if grouped and "noise" not in fields and preset.recipe.noise == "trapezoid":
-        k = fields.get("k", preset.recipe.k)
-        fields = {"samples": k * math.ceil(DRAWS / k)} | fields | {"noise": "lattice"}
-    return preset._replace(recipe=replace(preset.recipe, **fields))
+    recipe = replace(preset.recipe, **fields)
+    name = label(recipe.objective)
+    if getattr(recipe.objective, "func", recipe.objective) not in GROUPED:
+        if k not in (None, 1):
+            raise ValueError(f"k: got {k}, expected 1 with objective {name!r}; see samples")
+    elif getattr(recipe.noise, "func", None) is not noise.grouped:
+        recipe = _grouped(recipe, k or 1, fields)
+    return preset._replace(recipe=recipe)
+
+
+def _grouped(recipe: Recipe, k: int, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with its noise in groups of k draws."""
+    rule, samples = recipe.noise, recipe.samples
+    if rule is noise.trapezoid and "noise" in given:
+        raise ValueError(f"noise: got 'trapezoid', expected 'iid' or 'lattice' with objective {label(recipe.objective)!r}")
+    if rule is noise.trapezoid:
+        rule, samples = noise.lattice, given.get("samples", k * math.ceil(DRAWS / k))
+    if samples % k:
+        raise ValueError(f"k: got {k}, expected a divisor of samples, {samples}")
+    return replace(recipe, noise=partial(noise.grouped, k=k, rule=rule), samples=samples)

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import subjaxprs
 from jax.sharding import AxisType, PartitionSpec
 
-from vae_bit import data, exact, models, settings, training
+from vae_bit import exact, models, padding, settings, training
 from vae_bit.exact import GRIDS, Evaluation
 from vae_bit.marginals import Grids
-from vae_bit.models import Architecture, Params
+from vae_bit.models import Build, Model, Params
 from vae_bit.training import Metrics, Recipe, Run, State
 
 KINDS = (np.int32, np.uint32, np.float32, np.float32)  # of a Run's fields on the devices
@@ -31,12 +32,28 @@ RUN_ONCE = {"xla_backend_optimization_level": 0} | PLAIN  # what runs for millis
 EVALUATED = 4  # runs a device in one call of the exact evaluation
 
 
-class Group(NamedTuple):
-    """Runs [R] that share every static shape."""
+class Labels(NamedTuple):
+    """The names by which a table tells apart what was trained in one sweep."""
 
-    arch: Architecture
+    preset: str
+    objective: str
+    optimizer: str
+
+
+class Group(NamedTuple):
+    """Runs [R] that share every static shape: models of `layers` layers, for up to `width` dimensions."""
+
+    labels: Labels
+    build: Build
     recipe: Recipe
+    layers: int
+    width: int
     runs: Run
+
+    @property
+    def model(self) -> Model:
+        """The functions that all runs share."""
+        return self.build(self.layers, self.width)
 
 
 class Programs(NamedTuple):
@@ -53,7 +70,7 @@ Evaluate = Callable[[Params, Run, Callable[[], None]], Evaluation]
 def chunks(group: Group, chunk: int | None = None) -> list[slice]:
     """Slices of at most `chunk` runs that cover the group: as few as can be, or one more if less padding is trained."""
     total, devices = group.runs.n.size, jax.local_device_count()
-    most = min(chunk or chunk_size(group.arch, group.recipe), total)
+    most = min(chunk or chunk_size(group.model, group.recipe, group.width), total)
     fewest = math.ceil(total / most)
     lengths = [min(most, math.ceil(total / count / devices) * devices) for count in (fewest, fewest + 1)]
     return slices(total, min(lengths, key=lambda length: math.ceil(total / length) * math.ceil(length / devices)))
@@ -64,22 +81,36 @@ def slices(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def chunk_size(arch: Architecture, recipe: Recipe) -> int:
+def chunk_size(model: Model, recipe: Recipe, width: int) -> int:
     """Runs whose training state and layers' outputs fit the budget of all local devices, at least `FEWEST` a device."""
-    state = 3 * sum(leaf.size for leaf in jax.tree.leaves(models.shapes(arch)))
-    weight = jax.eval_shape(partial(training.nodes, recipe, arch.layers), jax.random.key(0)).weight
-    lowest = data.POINTS * recipe.samples * (sum(arch.decoder_hidden) + arch.width)
-    outputs = lowest + data.POINTS * weight.size * 2 * (arch.layers - 1) * sum(arch.latent_hidden)
+    params = padding.shapes(model.init, width)
+    state = 3 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    keys, n = training.step_keys(0, 0), jnp.int32(width)
+    eps, weight = jax.eval_shape(jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples)), keys)
+    outputs = _outputs(model.decode, params, jax.ShapeDtypeStruct((eps[0].size,), np.float32))
+    for conditional in (*model.up, *model.down):
+        outputs += _outputs(conditional, params, jax.ShapeDtypeStruct((weight.size,), np.float32))
     budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
     return jax.local_device_count() * max(FEWEST, budget // (4 * (state + 3 * outputs)))
+
+
+def _outputs(function: Callable, *like: Any) -> int:
+    """Numbers in all that the function's products of matrices give."""
+    return _products(jax.make_jaxpr(function)(*like).jaxpr)
+
+
+def _products(jaxpr: Any) -> int:
+    inner = sum(_products(sub) for sub in subjaxprs(jaxpr))
+    own = [eqn.outvars[0].aval.size for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"]
+    return inner + sum(own)
 
 
 def halved(group: Group, chunk: int, error: Exception) -> int:
     """Half the chunk where the error is one of memory and a device can do with fewer runs; raises the error if not."""
     if "RESOURCE_EXHAUSTED" not in str(error) or chunk <= jax.local_device_count():
         raise error
-    arch, half = group.arch, math.ceil(chunk / 2)
-    notice = f"out of device memory: layers {arch.layers}, n up to {arch.width}: {half} runs at a time"
+    half = math.ceil(chunk / 2)
+    notice = f"out of device memory: layers {group.layers}, n up to {group.width}: {half} runs at a time"
     warnings.warn(notice, stacklevel=2)
     return half
 
@@ -95,10 +126,10 @@ def compile_programs(group: Group, chunk: int | None = None) -> Programs:
 
 
 def _compile_programs(group: Group, first: slice) -> Programs:
-    arch, recipe, _ = group
+    model, recipe = group.model, group.recipe
     split, whole = PartitionSpec("runs"), PartitionSpec()
-    init = _over_devices(jax.vmap(partial(training.init, arch, recipe)), split)
-    advance = jax.vmap(partial(training.advance, arch, recipe), (0, 0, None))
+    init = _over_devices(jax.vmap(partial(training.init, model, recipe)), split)
+    advance = jax.vmap(partial(training.advance, model, recipe), (0, 0, None))
     advance = _over_devices(advance, split, split, whole, donate_argnums=0)
     runs = padded(group.runs, first, first.stop)
     state = jax.eval_shape(init, runs)
@@ -122,15 +153,15 @@ def _over_devices(function: Callable, *specs: PartitionSpec, **options: Any) -> 
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False), **options)
 
 
-def compile_evaluate(arch: Architecture, total: int) -> Evaluate:
-    """The exact evaluation in float64 of runs [R] of any n up to arch.width; `total` is how many there are to be.
+def compile_evaluate(model: Model, width: int, total: int) -> Evaluate:
+    """The exact evaluation in float64 of runs [R] of any n up to `width`; `total` is how many there are to be.
 
     Runs whose figures are inexact are evaluated again on finer grids, whose program is compiled when a run needs it.
     The third argument is called before each few.
     """
     devices = jax.local_device_count()
-    coarse = _compile_evaluate(arch, GRIDS[0], devices * min(EVALUATED, math.ceil(total / devices)))
-    finer = cache(lambda grids: _compile_evaluate(arch, grids, devices))
+    coarse = _compile_evaluate(model, width, GRIDS[0], devices * min(EVALUATED, math.ceil(total / devices)))
+    finer = cache(lambda grids: _compile_evaluate(model, width, grids, devices))
 
     def evaluate(params: Params, runs: Run, check: Callable[[], None]) -> Evaluation:
         figures = coarse(params, runs, check)
@@ -153,20 +184,21 @@ def _replaced(where: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray
 
 
 @settings.fixed(x64=True)
-def _compile_evaluate(arch: Architecture, grids: Grids, size: int) -> Evaluate:
+def _compile_evaluate(model: Model, width: int, grids: Grids, size: int) -> Evaluate:
     """The evaluation on given grids, `size` runs at a time and one after another on each device.
 
     That keeps memory small and loses no speed.
     """
     split = PartitionSpec("runs")
-    program = _over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(arch, grids, *a), args), split, split)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), models.shapes(arch))
+    program = _over_devices(lambda *args: jax.lax.map(lambda a: _evaluate(model, grids, *a), args), split, split)
+    like = padding.shapes(model.init, width)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), like)
     runs: Any = [jax.ShapeDtypeStruct((size,), kind) for kind in KINDS]
     program = _compile(program.lower(params, Run(*runs)), PLAIN)
 
     def evaluate_few(params: Params, runs: Run, where: slice, check: Callable[[], None]) -> Evaluation:
         check()
-        params = models.pad(jax.tree.map(lambda leaf: leaf[indices(where, size)], params), arch.width)
+        params = padding.pad(jax.tree.map(lambda leaf: leaf[indices(where, size)], params), like)
         with settings.fixed(x64=True):
             evaluation = program(params, padded(runs, where, size))
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: where.stop - where.start], evaluation)
@@ -178,9 +210,9 @@ def _compile_evaluate(arch: Architecture, grids: Grids, size: int) -> Evaluate:
     return evaluate
 
 
-def _evaluate(arch: Architecture, grids: Grids, params: Params, run: Run) -> Evaluation:
+def _evaluate(model: Model, grids: Grids, params: Params, run: Run) -> Evaluation:
     params, beta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, run.beta))
-    return exact.evaluate_on(grids, models.chain(arch, params, run.n), beta)
+    return exact.evaluate_on(grids, models.chain(model, params, run.n), beta)
 
 
 def padded(runs: Run, where: slice, length: int) -> Run:

@@ -1,16 +1,15 @@
 """Many runs: a grid is planned into groups that share one program, each group trains in chunks over all local devices.
 
 A group's runs differ in n, seed, beta and learning rate alone; one host loop drives them over blocks of steps. All
-groups of one depth share the program of the exact evaluation, padded to the largest n.
+groups of one kind of model and depth share the program of the exact evaluation, padded to the largest n.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +17,12 @@ import numpy as np
 
 from vae_bit import settings
 from vae_bit.exact import Evaluation
-from vae_bit.models import Architecture, Params
+from vae_bit.models import Build, Model, Params
 from vae_bit.presets import Preset
 from vae_bit.programs import (
     Evaluate,
     Group,
+    Labels,
     Programs,
     compile_evaluate,
     compile_programs,
@@ -30,6 +30,7 @@ from vae_bit.programs import (
     indices,
     padded,
 )
+from vae_bit.store.describe import label
 from vae_bit.training import Metrics, Run, State
 
 CURVE_POINTS = 200
@@ -84,6 +85,7 @@ def plan(
     beta: Sequence[float],
     learning_rate: Sequence[float],
     seeds: Sequence[int],
+    labels: Labels | None = None,
 ) -> list[Group]:
     """The grid layers x n x beta x learning_rate x seeds as groups, one for each depth and set of similar n.
 
@@ -93,12 +95,9 @@ def plan(
     layers, n = _axis("layers", layers, 1, 2**31 - 1), _axis("n", n, 1, 2**31 - 1)
     seeds = _axis("seeds", seeds, 0, 2**32 - 1)
     beta, learning_rate = _axis("beta", beta, *POSITIVE), _axis("learning_rate", learning_rate, *POSITIVE)
+    labels = labels or Labels("default", label(preset.recipe.objective), label(preset.recipe.optimizer))
     return [
-        Group(
-            replace(preset.architecture, layers=depth, width=max(similar)),
-            preset.recipe,
-            _grid(similar, beta, learning_rate, seeds),
-        )
+        Group(labels, preset.model, preset.recipe, depth, max(similar), _grid(similar, beta, learning_rate, seeds))
         for depth in layers
         for similar in similar_widths(n)
     ]
@@ -144,10 +143,10 @@ def train_all(groups: Sequence[Group], chunk: int | None = None, watches: Sequen
     """Trains and evaluates the groups in turn, while programs of others are compiled; watches[i] follows group i."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        evaluate = {arch.layers: pool.submit(compile_evaluate, arch, total) for arch, total in _depths(groups)}
+        evaluate = {key: pool.submit(compile_evaluate, *alike) for key, alike in _alike(groups).items()}
         programs = _ahead(pool, [partial(compile_programs, group, chunk) for group in groups])
         calls = zip(groups, programs, watches or [UNWATCHED] * len(groups), strict=True)
-        return [train(g, *_results(p, evaluate[g.arch.layers], watch.check), watch) for g, p, watch in calls]
+        return [train(g, *_results(p, evaluate[_evaluated(g)], watch.check), watch) for g, p, watch in calls]
     finally:  # whoever stops the sweep does not wait for programs that nobody needs
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -168,15 +167,17 @@ def _results(programs: Future, evaluate: Future, check: Callable[[], None]) -> t
     return programs.result(), evaluate.result()
 
 
-def _depths(groups: Sequence[Group]) -> Iterator[tuple[Architecture, int]]:
-    """The widest architecture of each depth, and how many runs have that depth."""
-    for _, alike in groupby(sorted(groups, key=_depth), _depth):
-        archs, runs = zip(*((group.arch, group.runs.n.size) for group in alike), strict=True)
-        yield max(archs, key=lambda arch: arch.width), sum(runs)
+def _alike(groups: Sequence[Group]) -> dict[Any, tuple[Model, int, int]]:
+    """For all groups that one program evaluates: the widest model, its width, and how many runs there are."""
+    alike: dict[Any, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(_evaluated(group), []).append(group)
+    widest = {key: max(some, key=lambda group: group.width) for key, some in alike.items()}
+    return {key: (widest[key].model, widest[key].width, sum(g.runs.n.size for g in alike[key])) for key in alike}
 
 
-def _depth(group: Group) -> int:
-    return group.arch.layers
+def _evaluated(group: Group) -> tuple[Build, int]:
+    return group.build, group.layers
 
 
 @settings.fixed()
