@@ -2,6 +2,7 @@ import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -28,18 +29,14 @@ def quick_compile() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, Preset]:
     """The presets at widths and sample counts that compile and run at once."""
-    return {
-        name: preset._replace(
-            architecture=dataclasses.replace(
-                preset.architecture,
-                encoder_hidden=(4,) if preset.architecture.encoder_hidden else (),
-                decoder_hidden=(4,),
-                latent_hidden=(3,),
-            ),
-            recipe=dataclasses.replace(preset.recipe, samples=4, steps=300),
-        )
-        for name, preset in PRESETS.items()
-    }
+
+    def shrunk(preset: Preset) -> Preset:
+        arch: Any = preset.model
+        hidden = {"encoder_hidden": (4,) if arch.encoder_hidden else (), "decoder_hidden": (4,), "latent_hidden": (3,)}
+        recipe = dataclasses.replace(preset.recipe, samples=4, steps=300)
+        return preset._replace(model=dataclasses.replace(arch, **hidden), recipe=recipe)
+
+    return {name: shrunk(preset) for name, preset in PRESETS.items()}
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,10 @@ def densities(model: Model, params: Params, n: Array, z: list[Array]) -> Forward
     The densities of q then depend on the latents that they are taken at, and on nothing else.
     """
     held = jax.lax.stop_gradient(params)
-    q = [_at_points(model.encode(held, n), z[0].ndim), *(up(held, below) for up, below in zip(model.up, z, strict=False))]
+    q = [
+        _at_points(model.encode(held, n), z[0].ndim),
+        *(up(held, below) for up, below in zip(model.up, z, strict=False)),
+    ]
     return _generate(model, params, n, z, q)
 
 

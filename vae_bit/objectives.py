@@ -68,7 +68,7 @@ def iwae(draws: Draws) -> Array:
 
 
 def renyi(draws: Draws, alpha: float = 0.5) -> Array:
-    """The variational Renyi bound on the k draws of each group, between IWAE (0) and the ELBO (1); see `losses.renyi`."""
+    """The variational Renyi bound on each group of k draws, between IWAE (0) and the ELBO (1); see `losses.renyi`."""
     return -jnp.mean(losses.renyi(_log_weight(draws, _grouped(draws)), alpha))
 
 

@@ -13,8 +13,17 @@ import jax.numpy as jnp
 import optax
 
 from vae_bit import noise, objectives
-from vae_bit.architecture import GLOROT, LECUN, Architecture, EncoderInput, mean_column, read_signs, read_sum
-from vae_bit.architecture import softplus_std, zero_column
+from vae_bit.architecture import (
+    GLOROT,
+    LECUN,
+    Architecture,
+    EncoderInput,
+    mean_column,
+    read_signs,
+    read_sum,
+    softplus_std,
+    zero_column,
+)
 from vae_bit.models import Build
 from vae_bit.networks import GaussianNet, ResidualGaussianNet, elu
 from vae_bit.store.describe import label
@@ -142,7 +151,9 @@ def _grouped(recipe: Recipe, k: int, given: Mapping[str, Any]) -> Recipe:
     """The recipe with its noise in groups of k draws."""
     rule, samples = recipe.noise, recipe.samples
     if rule is noise.trapezoid and "noise" in given:
-        raise ValueError(f"noise: got 'trapezoid', expected 'iid' or 'lattice' with objective {label(recipe.objective)!r}")
+        raise ValueError(
+            f"noise: got 'trapezoid', expected 'iid' or 'lattice' with objective {label(recipe.objective)!r}"
+        )
     if rule is noise.trapezoid:
         rule, samples = noise.lattice, given.get("samples", k * math.ceil(DRAWS / k))
     if samples % k:

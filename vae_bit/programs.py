@@ -85,8 +85,8 @@ def chunk_size(model: Model, recipe: Recipe, width: int) -> int:
     """Runs whose training state and layers' outputs fit the budget of all local devices, at least `FEWEST` a device."""
     params = padding.shapes(model.init, width)
     state = 3 * sum(leaf.size for leaf in jax.tree.leaves(params))
-    keys, n = training.step_keys(0, 0), jnp.int32(width)
-    eps, weight = jax.eval_shape(jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples)), keys)
+    draw = jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples))
+    eps, weight = jax.eval_shape(draw, training.step_keys(0, 0))
     outputs = _outputs(model.decode, params, jax.ShapeDtypeStruct((eps[0].size,), np.float32))
     for conditional in (*model.up, *model.down):
         outputs += _outputs(conditional, params, jax.ShapeDtypeStruct((weight.size,), np.float32))

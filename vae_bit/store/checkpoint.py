@@ -1,11 +1,12 @@
 """Checkpoints of runs in training: one file for each chunk that was trained together, an npz followed by its SHA-256.
 
-A run is known by its numbers and by everything that its training depends on beside them: architecture (with the padded
-width), recipe and points of the curves. Which runs it was trained together with does not matter, so that what was saved
+A run is known by its numbers and by everything that its training depends on beside them: model, depth, padded width,
+recipe and points of the curves. Which runs it was trained together with does not matter, so that what was saved
 is found whatever the chunks are now. The padding that the devices needed is not saved. No pickle anywhere.
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from functools import cache, partial
@@ -16,14 +17,15 @@ import jax
 import numpy as np
 
 from vae_bit import training
-from vae_bit.models import Architecture
+from vae_bit.models import Model
 from vae_bit.programs import KINDS, Group
 from vae_bit.store import files
+from vae_bit.store.describe import describe
 from vae_bit.store.files import Damaged
 from vae_bit.sweep import Progress, block_ends
 from vae_bit.training import Metrics, Recipe, Run, State
 
-LAYOUT = 3  # of the arrays saved; checkpoints of another are not found
+LAYOUT = 4  # of the arrays saved; checkpoints of another are not found
 DIGEST_BYTES = hashlib.sha256().digest_size
 Arrays = dict[str, np.ndarray]
 
@@ -89,7 +91,7 @@ def _read(path: Path, group: Group) -> tuple[Run, Progress]:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if arrays.pop("of").item() != _subject(group):
-            raise ValueError("it holds runs of another architecture or recipe")
+            raise ValueError("it holds runs of another model or recipe")
         like = _like(group, *arrays["curves/loss"].shape)
         files.check_arrays(arrays, _named(like))
         tree = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in _named(like)])
@@ -100,16 +102,16 @@ def _read(path: Path, group: Group) -> tuple[Run, Progress]:
 def _like(group: Group, count: int, blocks: int) -> dict[str, Any]:
     """Shapes and types of what is saved of so many runs after so many blocks."""
     runs: Any = [jax.ShapeDtypeStruct((count,), field.dtype) for field in group.runs]
-    one = _like_one(group.arch, group.recipe)
+    one = _like_one(group.model, group.recipe)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
     curve: Any = jax.ShapeDtypeStruct((count, blocks), np.float32)
     return {"runs": Run(*runs), "state": state, "curves": Metrics(curve, curve, curve)}
 
 
 @cache
-def _like_one(arch: Architecture, recipe: Recipe) -> State:
+def _like_one(model: Model, recipe: Recipe) -> State:
     run: Any = [jax.ShapeDtypeStruct((), kind) for kind in KINDS]
-    return jax.eval_shape(partial(training.init, arch, recipe), Run(*run))
+    return jax.eval_shape(partial(training.init, model, recipe), Run(*run))
 
 
 def _named(tree: Any) -> Any:
@@ -129,11 +131,13 @@ def _digested(arrays: Arrays) -> Callable[[IO[bytes]], Any]:
 
 def _subject(group: Group) -> str:
     """What a run's training depends on beside its numbers."""
-    return repr((LAYOUT, group.arch, group.recipe, block_ends(group.recipe.steps).size))
+    points = block_ends(group.recipe.steps).size
+    subject = LAYOUT, describe(group.build), group.layers, group.width, describe(group.recipe), points
+    return json.dumps(subject, sort_keys=True)
 
 
 def _name(group: Group) -> str:
-    return f"layers={group.arch.layers}_width={group.arch.width}_{_short(_subject(group))}"
+    return f"layers={group.layers}_width={group.width}_{_short(_subject(group))}"
 
 
 def _short(text: str) -> str:
