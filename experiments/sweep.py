@@ -3,7 +3,6 @@
 python -m experiments.sweep --n=1,5,1000
 """
 
-import importlib.metadata
 import io
 import shlex
 import shutil
@@ -20,17 +19,17 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli, figures, folder, signals
+from experiments import cli, figures, signals
 from experiments.cli import BadInput, Choice, Fault, Location, Number, Numbers, define, say
-from experiments.keeper import Keeper
 from experiments.progress import progress_bars
 from experiments.signals import Stop, Stopped
-from vae_bit import sweep
+from vae_bit import runtime, sweep
 from vae_bit.exact import TOLERANCE
 from vae_bit.noise import Kind
 from vae_bit.presets import PRESETS, Preset, override
 from vae_bit.programs import Group
-from vae_bit.store import files, results
+from vae_bit.store import files, folder, results, resume
+from vae_bit.store.autosave import Autosave
 from vae_bit.sweep import Trained
 from vae_bit.training import Objective
 
@@ -83,14 +82,14 @@ def main() -> int:
     if FLAGS.resume and not FLAGS.out:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
     if FLAGS.compilation_cache:
-        cli.keep_programs(FLAGS.compilation_cache)
+        runtime.keep_programs(FLAGS.compilation_cache)
     cli.require_devices()
     out = Path(FLAGS.out) if FLAGS.out else folder.new()
-    resume = FLAGS.resume and folder.begun(out)
-    fresh = None if resume else order()
+    begun = FLAGS.resume and folder.begun(out)
+    fresh = None if begun else order()
     stop = Stop()
-    with folder.opened(out, resume):
-        if FLAGS.resume and not resume:
+    with folder.opened(out, begun):
+        if FLAGS.resume and not begun:
             print(f"notice: --resume: no sweep has begun in {out} yet; this one begins", file=sys.stderr)
         try:
             rows = carry_out(fresh or resumed_order(out), out, stop)
@@ -105,10 +104,10 @@ def main() -> int:
 
 def carry_out(order: Order, out: Path, stop: Stop) -> results.Table:
     """Trains what the folder lacks, writes it and shows all that there is then; Stopped between these."""
-    earlier = folder.load_results(out)
+    earlier = resume.load_results(out)
     settings, stages = order.config["settings"], order.config["stages"]
     with files.naming(out / "results.csv"):
-        groups = folder.lacking(order.preset, settings, stages, earlier and earlier.rows)
+        groups = resume.lacking(order.preset, settings, stages, earlier and earlier.rows)
     if groups:
         files.write_config(out, order.config)
         rows = results.write(out, order.preset, train(groups, out, stop), order.config, earlier)
@@ -136,16 +135,16 @@ def draw(rows: results.Table, curves: dict[str, np.ndarray], recipe: dict[str, A
 
 def train(groups: list[Group], out: Path, stop: Stop) -> list[Trained]:
     """Trains the groups, keeping their work in the folder."""
-    keeper = Keeper(out / folder.CHECKPOINTS, FLAGS.checkpoint_every, stop)
+    autosave = Autosave(out / folder.CHECKPOINTS, FLAGS.checkpoint_every, stop.check)
     with progress_bars(groups) as reports:
-        watches = [keeper.watch(group, report) for group, report in zip(groups, reports, strict=True)]
+        watches = [autosave.watch(group, report) for group, report in zip(groups, reports, strict=True)]
         try:
             trained = sweep.train_all(groups, FLAGS.chunk, watches)
-            keeper.save()  # the results may not find room
+            autosave.save()  # the results may not find room
             stop.check()
             return trained
         except (Stopped, jax.errors.JaxRuntimeError) as error:
-            keeper.save()
+            autosave.save()
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise Fault(f"out of device memory with one run on each device: {error}; {how_to_resume(out)}") from error
@@ -157,19 +156,19 @@ def how_to_resume(out: Path) -> str:
 
 
 def order() -> Order:
-    """What the flags ask for; BadInput where they do not go together."""
+    """What the flags ask for; BadInput or ValueError where they do not go together."""
     preset = chosen_preset()
     consecutive_seeds(FLAGS.first_seed, FLAGS.seeds)
     settings: dict[str, Any] = {name: FLAGS[name].value for name in (*SETTINGS, *OVERRIDES, "chunk")}
     settings["learning_rate"] = settings["learning_rate"] or [preset.learning_rate]
     settings |= {name: sorted(settings[name]) for name in ("layers", "n", "beta", "learning_rate")}
-    stages = folder.stages(settings, [])
-    return Order(preset, results.config(preset) | about() | {"settings": settings, "stages": stages})
+    stages = resume.stages(settings, [])
+    return Order(preset, results.config(preset) | resume.origin(sys.argv) | {"settings": settings, "stages": stages})
 
 
 def resumed_order(out: Path) -> Order:
     """The same for a folder that a sweep has begun in: flags that are not given are as they were then."""
-    saved = folder.read_account(out)
+    saved = resume.read_account(out)
     with files.naming(out / files.CONFIG):
         if odd := saved["settings"].keys() ^ {*SETTINGS, *OVERRIDES, "chunk"}:
             raise ValueError(f"settings: {min(odd)} is {'unknown' if min(odd) in saved['settings'] else 'missing'}")
@@ -178,8 +177,8 @@ def resumed_order(out: Path) -> Order:
                 FLAGS[name].value = FLAGS[name].parser.parse(value)
     now = order()
     with files.naming(out / files.CONFIG):
-        lines = folder.differences(saved, now.config)
-        stages = folder.stages(now.config["settings"], saved["stages"])
+        lines = resume.differences(saved, now.config)
+        stages = resume.stages(now.config["settings"], saved["stages"])
         changed = [name for name in ("versions", "devices") if saved[name] != now.config[name]]
     if lines:
         expected = "expected the saved values, or more of --seeds and --n"
@@ -196,29 +195,15 @@ def all_flags(settings: dict[str, Any]) -> list[str]:
 
 
 def chosen_preset() -> Preset:
-    """The preset with the flags that override it; BadInput where they do not go together."""
-    preset = PRESETS[FLAGS.preset]
+    """The preset with the flags that override it; ValueError where they do not go together."""
     given = {name: FLAGS[name].value for name in OVERRIDES if FLAGS[name].value is not None}
-    try:
-        return override(preset, **given)
-    except ValueError as error:
-        raise BadInput(f"--{error}") from error
+    return override(PRESETS[FLAGS.preset], **given)
 
 
 def consecutive_seeds(first: int, count: int) -> None:
     """BadInput where the last would not fit in 32 bits."""
     if first + count > 2**32:
         raise BadInput(f"--first_seed={first} --seeds={count}: expected every seed in [0, 2^32)")
-
-
-def about() -> dict[str, Any]:
-    """Where and with what the sweep runs."""
-    packages = ("vae_bit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-    return {
-        "argv": sys.argv,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "devices": [f"{device.device_kind} {device.id}" for device in jax.devices()],
-    }
 
 
 def show(rows: results.Table) -> None:
@@ -267,6 +252,6 @@ def _medians(rows: results.Table, which: np.ndarray, names: Sequence[str]) -> It
 
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    cli.keep_freed_memory()
+    runtime.use_all_cores()
+    runtime.keep_freed_memory()
     cli.run(main)

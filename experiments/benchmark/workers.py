@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli
 from experiments.benchmark import numpy_peer, peers
 from experiments.benchmark.peers import Trainer
-from vae_bit import programs, sweep
+from vae_bit import programs, runtime, sweep
 from vae_bit.presets import PRESETS
 from vae_bit.programs import Group
 
@@ -54,7 +53,7 @@ class Time(NamedTuple):
 
 def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = True) -> Trainer:
     """Our own programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
-    cli.keep_freed_memory()
+    runtime.keep_freed_memory()
     group = our_group(preset, layers, n, seeds)
     compiled = programs.compile_programs(group)
     slices = programs.slices(len(seeds), compiled.chunk)

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import folder
 from experiments.figures import selection, style
 from experiments.figures.selection import Saved
 from experiments.report.story import STORY
-from vae_bit.store import files
+from vae_bit.store import files, resume
 from vae_bit.store.results import KEYS
 
 PAGE = Path(__file__).with_name("page.html")
@@ -76,7 +75,7 @@ def table(results: Saved) -> str:
 
 def origin(results: Saved) -> str:
     """How the run was made, as config.json says, and what is not shown of it."""
-    config = files.read_config(results.out, folder.Origin)
+    config = files.read_config(results.out, resume.Origin)
     command = " ".join(["python -m experiments.sweep", *config.argv[1:]])
     versions = ", ".join(f"{name} {version}" for name, version in config.versions.items())
     recipe = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config.recipe).items())

@@ -1,34 +1,24 @@
-"""The folder of a sweep: who may write into it, what was asked of it, and which runs it still lacks."""
+"""What was asked of a sweep, as its config.json says, and which of its runs are still to be trained."""
 
-import contextlib
 import dataclasses
-import datetime
-import errno
-import os
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
+import importlib.metadata
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-import filelock
 import jax
 import msgspec
 import numpy as np
 
-from experiments.cli import BadInput
 from vae_bit import sweep
 from vae_bit.presets import Preset
 from vae_bit.programs import Group
 from vae_bit.store import files, results
 from vae_bit.store.results import KEYS, Table
 
-LOCK, MARKER = "lock", "lock.held"  # the second where the file system has no locks: that it is there is the lock
-CHECKPOINTS = "checkpoints"
-BEGINNINGS = {LOCK, MARKER, f"{files.CONFIG}.partial"}  # all that a sweep killed at its start leaves
 FIXED = ("preset", "layers", "beta", "learning_rate", "first_seed", "chunk")  # settings that a resumed sweep shares
-LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # what a file system without locks answers
+PACKAGES = ("vae_bit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 Natural = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
@@ -54,89 +44,13 @@ class Account(Origin, kw_only=True):
     devices: list[str]
 
 
-def new() -> Path:
-    """A folder for the results where none is given."""
-    return Path(f"runs/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}")
-
-
-def begun(out: Path) -> bool:
-    """Whether a sweep has begun in the folder, or something is left of one."""
-    with _telling(out):
-        return any((out / name).exists() for name in (files.CONFIG, "results.csv"))
-
-
-@contextlib.contextmanager
-def opened(out: Path, resume: bool) -> Iterator[None]:
-    """The folder, which no other sweep may use meanwhile; BadInput where it cannot serve."""
-    with _telling(out):
-        _refuse(out, resume)
-        files.make_folder(out)
-        lock = _lock(out / LOCK)
-    try:
-        with _telling(out):
-            _refuse(out, resume)
-            _clean(out)
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            (out / LOCK).unlink()  # while it is held: whoever has opened it sees that it has gone, and makes another
-        lock.release()
-
-
-@contextlib.contextmanager
-def _telling(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(f"--out={out}: {reason}; expected a folder that can be written") from error
-
-
-def _lock(path: Path) -> filelock.BaseFileLock:
-    """Locks the file for as long as the process lives, or does so by another file's being there, with a notice."""
-    try:
-        return _acquired(filelock.FileLock(path, fallback_to_soft=False), path.parent)
-    except OSError as error:
-        if error.errno not in LOCKLESS:
-            raise OSError(error.errno, f"its file {LOCK}: {error.strerror}") from error
-        marker = path.with_name(MARKER)
-        notice = f"{marker} keeps other sweeps out; if its machine dies, remove it"
-        warnings.warn(f"{path}: {error.strerror}: {notice}", stacklevel=2)
-        return _acquired(filelock.SoftFileLock(marker), path.parent)
-
-
-def _acquired(lock: filelock.BaseFileLock, out: Path) -> filelock.BaseFileLock:
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout as error:
-        raise BadInput(f"--out={out}: another sweep is writing there; expected a folder of its own") from error
-    return lock
-
-
-def _refuse(out: Path, resume: bool) -> None:
-    """BadInput where the folder is not what was meant, or the sweep would write out of it."""
-    if not str(out.absolute()).isascii() and sys.getfilesystemencoding() != "utf-8":
-        raise BadInput(f"--out={out}: this locale cannot spell it; expected ASCII, or PYTHONUTF8=1 to be set")
-    config, table = ((out / name).exists() for name in (files.CONFIG, "results.csv"))
-    if (config or table) and not resume:
-        held = "results" if table else "an unfinished sweep"
-        raise BadInput(f"--out={out}: holds {held} already; expected a new or empty folder, or --resume to go on")
-    if not resume and out.is_dir() and (others := {path.name for path in out.iterdir()} - BEGINNINGS):
-        raise BadInput(f"--out={out}: holds {min(others)}; expected a new or empty folder")
-    if (out / CHECKPOINTS).exists() and not (out / CHECKPOINTS).is_dir():
-        raise BadInput(f"--out={out}: {CHECKPOINTS} in it is no folder; expected it to be removed")
-    if resume and not config:
-        raise BadInput(f"--out={out}: holds no {files.CONFIG}; expected the folder of a sweep to resume")
-    for path in [*out.glob("*"), *out.glob(f"{CHECKPOINTS}/**/*")]:
-        if path.is_symlink() and not path.resolve().is_relative_to(out.resolve()):
-            raise BadInput(f"--out={out}: {path} is a link out of the folder; expected none")
-
-
-def _clean(out: Path) -> None:
-    """Finishes or removes what was being written when a sweep was killed."""
-    if (out / files.CONFIG).exists():
-        files.settle(out)
-    files.remove_partials(out)
+def origin(argv: Sequence[str]) -> dict[str, Any]:
+    """How results are made from here on: by which command line, with which versions, on which devices."""
+    return {
+        "argv": [*argv],
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{device.device_kind} {device.id}" for device in jax.devices()],
+    }
 
 
 def read_account(out: Path) -> dict[str, Any]:
