@@ -1,9 +1,9 @@
 """What was asked of a sweep, as its config.json says, and which of its runs are still to be trained."""
 
-import dataclasses
 import importlib.metadata
+import warnings
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -12,13 +12,15 @@ import msgspec
 import numpy as np
 
 from vae_bit import sweep
+from vae_bit.models import Build
 from vae_bit.presets import Preset
-from vae_bit.programs import Group
-from vae_bit.store import files, results
-from vae_bit.store.results import KEYS, Table
+from vae_bit.programs import Group, Labels
+from vae_bit.store import files, results, table
+from vae_bit.store.describe import PACKAGES
+from vae_bit.store.results import Variants
+from vae_bit.store.table import LABELS, Table
 
-FIXED = ("preset", "layers", "beta", "learning_rate", "first_seed", "chunk")  # settings that a resumed sweep shares
-PACKAGES = ("vae_bit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+FIXED = ("layers", "beta", "learning_rate", "first_seed", "chunk", "history")  # settings that a resumed sweep shares
 Natural = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
@@ -37,9 +39,10 @@ class Origin(results.Config, kw_only=True):
 
 
 class Account(Origin, kw_only=True):
-    """config.json as a sweep writes it; the values of `settings` are those of the flags."""
+    """config.json as a sweep writes it: `settings` is the grid, `flags` what a command line gave, if one did."""
 
     settings: dict[str, Any]
+    flags: dict[str, Any] | None = None
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1)]
     devices: list[str]
 
@@ -70,6 +73,25 @@ def read_account(out: Path) -> dict[str, Any]:
     return config
 
 
+def continued(out: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a sweep that goes on in the folder: ValueError where it is not the one that began there.
+
+    UserWarning where packages or devices are other ones now.
+    """
+    saved = read_account(out)
+    with files.naming(out / files.CONFIG):
+        lines = differences(saved, config)
+        now = stages(config["settings"], saved["stages"])
+        changed = [name for name in ("versions", "devices") if saved[name] != config[name]]
+    if lines:
+        expected = "expected the saved values, or more seeds and n"
+        raise ValueError(f"resume: {out / files.CONFIG} differs: {'; '.join(lines)}; {expected}")
+    for name in changed:
+        warnings.warn(f"{name} have changed since the sweep began: equal bits are not to be expected", stacklevel=2)
+    argv = saved["argv"] if now == saved["stages"] else config["argv"]
+    return config | {"files": saved.get("files", {}), "argv": argv, "stages": now}
+
+
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What a sweep of config `now` would do otherwise than `saved`, other than more n and more seeds."""
     old, new = saved["settings"], now["settings"]
@@ -78,11 +100,26 @@ def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         lines.append(_line("n", new["n"], old["n"]))
     if new["seeds"] < old["seeds"]:
         lines.append(_line("seeds", new["seeds"], old["seeds"]))
-    for part in ("recipe", "architecture"):
-        names = saved[part].keys() | now[part].keys()
-        pairs = [(name, now[part].get(name), saved[part].get(name)) for name in sorted(names)]
-        lines += [_line(name, *values) for name, *values in pairs if values[0] != values[1]]
-    return lines
+    one, other = (flattened(config["variants"]) for config in (now, saved))
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return lines + [_line(name, one.get(name), other.get(name)) for name in names]
+
+
+def flattened(variants: list[dict[str, Any]]) -> dict[str, Any]:
+    """The leaves of the variants' descriptions by dotted names, such as `recipe.samples`, the labels before them."""
+    leaves: dict[str, Any] = {}
+
+    def visit(name: str, value: Any) -> None:
+        for key, part in value.items() if isinstance(value, dict) else ():
+            visit(f"{name}.{key}", part)
+        if not isinstance(value, dict):
+            leaves[name] = value
+
+    for variant in variants:
+        before = " ".join(variant[name] for name in LABELS) + " " if len(variants) > 1 else ""
+        for name, part in variant.items():
+            visit(before + name, part)
+    return leaves
 
 
 def _line(name: str, now: Any, saved: Any) -> str:
@@ -96,37 +133,41 @@ def stages(settings: dict[str, Any], earlier: Sequence[Stage]) -> list[Stage]:
     return [*earlier, *([] if now in earlier else [now])]
 
 
-def lacking(preset: Preset, settings: dict[str, Any], stages: Sequence[Stage], rows: Table | None) -> list[Group]:
+def lacking(variants: Variants, settings: dict[str, Any], stages: Sequence[Stage], rows: Table | None) -> list[Group]:
     """The runs that are not in the table, in groups for each stage, so that those that a stage began with stay.
 
     ValueError where the table holds others than the stages have.
     """
-    done = set() if rows is None else set(zip(*(rows[name].tolist() for name in KEYS), strict=True))
+    done = set() if rows is None else set(table.keys(rows))
     groups, strange = [], set(done)
-    for stage in stages:
-        seeds = range(settings["first_seed"], settings["first_seed"] + stage["seeds"])
-        beta, rates = settings["beta"], settings["learning_rate"]
-        for group in sweep.plan(preset, settings["layers"], stage["n"], beta, rates, seeds):
+    for stage, (labels, preset) in product(stages, variants.items()):
+        for group in _planned(labels, preset, settings, stage):
             keys = _keys(group)
             new = np.array([key not in done for key in keys])
             done.update(keys)
             strange.difference_update(keys)
             if new.any():
                 runs = jax.tree.map(lambda field, new=new: field[new], group.runs)
-                arch = dataclasses.replace(group.arch, width=int(runs.n.max()))
-                groups.append(group._replace(runs=runs, arch=arch))
+                groups.append(group._replace(runs=runs, width=int(runs.n.max())))
     if strange:
-        raise ValueError(f"{dict(zip(KEYS, min(strange), strict=True))} is none of the runs in {files.CONFIG}")
-    return sorted(groups, key=lambda group: group.arch.layers)
+        raise ValueError(f"{dict(zip(table.KEYS, min(strange), strict=True))} is none of the runs in {files.CONFIG}")
+    return sorted(groups, key=lambda group: group.layers)
+
+
+def _planned(labels: Labels, preset: Preset, settings: dict[str, Any], stage: Stage) -> list[Group]:
+    seeds = range(settings["first_seed"], settings["first_seed"] + stage["seeds"])
+    rates = settings["learning_rate"] or [preset.learning_rate]
+    axes = settings["layers"], stage["n"], settings["beta"], rates, seeds
+    return sweep.plan(preset, *axes, labels, settings["history"])
 
 
 def _keys(group: Group) -> list[tuple]:
     runs = group.runs
     columns = [field.tolist() for field in (runs.n, runs.beta, runs.learning_rate, runs.seed)]
-    return [(group.arch.layers, *key) for key in zip(*columns, strict=True)]
+    return [(*group.labels, group.layers, *key) for key in zip(*columns, strict=True)]
 
 
-def load_results(out: Path) -> results.Contents | None:
-    """What the folder holds of finished runs."""
+def load_results(out: Path, own: Sequence[Build] = ()) -> results.Contents | None:
+    """What the folder holds of finished runs; `own` as in `results.builds`."""
     digests = files.read_config(out, files.Digests).files if (out / files.CONFIG).exists() else {}
-    return results.load(out) if "results.csv" in digests or (out / "results.csv").exists() else None
+    return results.load(out, own) if "results.csv" in digests or (out / "results.csv").exists() else None
