@@ -50,7 +50,7 @@ def test_a_jax_that_has_started_keeps_its_devices_and_says_so_once():
     output, errors = python(COUNT % f"jax.numpy.zeros(1)\n{ASK}")
     assert output == "1\n"
     assert errors.count("Warning") == 1
-    assert "UserWarning: JAX has started already, with 1 CPU device of 3 cores; to use all, restart Python" in errors
+    assert "UserWarning: JAX has started already: 1 of 3 cores will train; to use all, restart Python" in errors
 
 
 def test_with_the_cores_there_are_nothing_is_said():
