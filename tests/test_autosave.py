@@ -47,3 +47,32 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
             watch.report(np.array([start]), progress(blocks))
     # time, first run and blocks of each save: one took a second, so the next finished chunks wait for 30 s to pass
     assert log == [(5.0, 0, 5), (47.0, 1, 5), (48.0, 2, 3), (79.0, 2, 5), (80.0, 3, 3)]
+
+
+class Enough(BaseException):
+    """As raised by whoever wants the sweep to stop; it may be no Exception."""
+
+
+def test_the_chunk_in_training_is_saved_before_the_sweep_stops(tiny, clock, tmp_path):
+    """And with it what is finished and was not worth saving yet."""
+    _, log = clock
+    preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=1))
+    (group,) = sweep.plan(preset, [1], [1], [1], [1], range(3))
+    ends = []
+
+    def check():
+        if ends:
+            raise Enough
+
+    watch = autosave.Autosave(tmp_path, 30.0, check).watch(group, lambda *_: None)
+    for start in (0, 1):
+        watch.report(np.array([start]), progress(2))
+    assert log == [(0.0, 0, 2)]
+    ends.append(None)
+    with pytest.raises(Enough):
+        watch.report(np.array([2]), progress(1))
+    assert log == [(0.0, 0, 2), (1.0, 1, 2), (2.0, 2, 1)]
+    with pytest.raises(Enough):
+        watch.check()
+    with pytest.raises(Enough):
+        watch.resume(np.array([2]))

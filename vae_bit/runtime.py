@@ -28,7 +28,7 @@ def use_all_cores() -> None:
         made = jax.local_device_count()
         if jax.default_backend() == "cpu" and made < usable:
             advice = "to use all, restart Python and call vae_bit.runtime.use_all_cores() before anything else of JAX"
-            warnings.warn(f"JAX has started already, with {made} CPU device of {usable} cores; {advice}", stacklevel=2)
+            warnings.warn(f"JAX has started already: {made} of {usable} cores will train; {advice}", stacklevel=2)
 
 
 def keep_freed_memory() -> None:
