@@ -65,6 +65,18 @@ class Choice(flags.ArgumentParser):
         return argument
 
 
+class Choices(Choice):
+    """A comma-separated list of distinct ones of a few words."""
+
+    def __init__(self, words: Iterable[str]):
+        super().__init__(words)
+        self.syntactic_help = "comma-separated words of " + ", ".join(self.words)
+
+    def parse(self, argument: Any) -> list[str]:
+        items = argument.split(",") if isinstance(argument, str) else argument
+        return list(dict.fromkeys(super(Choices, self).parse(item) for item in items))
+
+
 class Location(flags.ArgumentParser):
     """A path; a `~` at its start is the user's home, which no shell puts in place behind a `=`."""
 
@@ -81,7 +93,7 @@ class Location(flags.ArgumentParser):
 
 def define(parser: flags.ArgumentParser, name: str, default: Any, help: str) -> None:
     """A flag of the command itself, so that --help lists it; it takes `parser`'s values and may be given once."""
-    serializer = flags.CsvListSerializer(",") if isinstance(parser, Numbers) else flags.ArgumentSerializer()
+    serializer = flags.CsvListSerializer(",") if isinstance(parser, Numbers | Choices) else flags.ArgumentSerializer()
     flag = flags.Flag(parser, serializer, name, default, help, allow_overwrite=False)
     flags.DEFINE_flag(flag, module_name=sys.argv[0])
 

@@ -70,7 +70,9 @@ def _choices(name: str, values: Any) -> list[tuple[Any, Any]]:
         if isinstance(value, str):
             raise ValueError(f"{name}: got {value!r}, expected a value, as in vae_bit.{name}s, not its name")
         if not is_label(key):
-            advice = f"expected a dict of names and values, the names of letters, digits and _ . + -, as {{'mine': {key}}}"
+            advice = (
+                f"expected a dict of names and values, the names of letters, digits and _ . + -, as {{'mine': {key}}}"
+            )
             raise ValueError(f"{name}: {key!r} cannot stand in a table, {advice}")
     if not choices or len({key for key, _ in choices}) < len(choices):
         raise ValueError(f"{name}: got {[key for key, _ in choices]}, expected one or more of different names")

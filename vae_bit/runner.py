@@ -22,8 +22,8 @@ from vae_bit.store.autosave import Autosave, Show
 from vae_bit.store.folder import CHECKPOINTS, begun, opened
 from vae_bit.store.results import Contents
 from vae_bit.store.resume import continued, lacking, load_results
-from vae_bit.trained import Results
 from vae_bit.sweep import Trained
+from vae_bit.trained import Results
 from vae_bit.training import Optimizer, Schedule
 
 Reports = Callable[[list[Group]], AbstractContextManager[list[Show]]]  # a function for each group hears of its progress
@@ -65,25 +65,26 @@ def run(
 
     ValueError names an argument that is wrong, its value and what is allowed, before any work.
     """
+    runtime.use_all_cores()
+    runtime.keep_freed_memory()
     fields = {"steps": steps, "samples": samples, "noise": noise, "k": k, "kl": kl}
     fields |= {"schedule": schedule, "beta_schedule": beta_schedule}
     chosen = variants(preset, objective, optimizer, model, **fields)
     axes = {"layers": layers, "n": n, "beta": beta, "learning_rate": learning_rate}
     grid = {name: axis if axis is None else _several(axis) for name, axis in axes.items()}
     asked = order(chosen, **grid, seeds=seeds, first_seed=first_seed, chunk=chunk, history=history)
-    runtime.use_all_cores()
-    runtime.keep_freed_memory()
     with settings.fixed():
         try_out(asked)
+    builds = {labels: preset.model for labels, preset in chosen.items()}
     reports = progress_bars if progress else silent
     if out is None:
-        return Results(_in_memory(asked, reports), chosen)
+        return Results(_in_memory(asked, reports), builds)
     folder = Path(out).expanduser()
     going_on = resume and begun(folder)
     with opened(folder, going_on):
         if going_on:
             asked = Order(chosen, continued(folder, asked.config))
-        return Results(carry_out(asked, folder, reports), chosen, folder)
+        return Results(carry_out(asked, folder, reports), builds, folder)
 
 
 def load(out: str | os.PathLike[str], model: Build | None = None) -> Results:
@@ -134,7 +135,9 @@ def _in_memory(order: Order, reports: Reports) -> Contents:
     groups = missing(order, None)
     with reports(groups) as shows:
         watches = [sweep.UNWATCHED._replace(report=show) for show in shows]
-        return results.merge(list(map(results.contents, sweep.train_all(groups, order.config["settings"]["chunk"], watches))))
+        return results.merge(
+            list(map(results.contents, sweep.train_all(groups, order.config["settings"]["chunk"], watches)))
+        )
 
 
 @contextmanager

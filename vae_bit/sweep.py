@@ -66,6 +66,8 @@ class Watch(NamedTuple):
     check: Callable[[], None] = lambda: None
 
 
+Outcome = tuple[State, Metrics, Sequence[Params]]  # of a chunk: its end, its curves [R, T], its history
+
 UNWATCHED = Watch(lambda group: np.zeros(group.runs.n.size, int), lambda which: None, lambda which, progress: None)
 
 
@@ -197,7 +199,9 @@ def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = U
     return Trained(group, state.step, state.finite, curves, state.params, evaluation, history)
 
 
-def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[np.ndarray, State, Metrics, Sequence[Params]]]:
+def _train_chunks(
+    programs: Programs, group: Group, watch: Watch
+) -> list[tuple[np.ndarray, State, Metrics, Sequence[Params]]]:
     """Chunk by chunk, each of runs that have come equally far; in smaller ones from where the devices lack memory."""
     saved = watch.saved(group)
     left = [np.flatnonzero(saved == blocks) for blocks in np.unique(saved)[::-1]]
@@ -214,7 +218,9 @@ def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[
     return pieces
 
 
-def _train_chunk(programs: Programs, group: Group, which: np.ndarray, watch: Watch) -> tuple[State, Metrics, Sequence[Params]]:
+def _train_chunk(
+    programs: Programs, group: Group, which: np.ndarray, watch: Watch
+) -> tuple[State, Metrics, Sequence[Params]]:
     every = slice(0, which.size)
     runs = padded(jax.tree.map(lambda field: field[which], group.runs), every, programs.chunk)
     state, curves, history = watch.resume(which) or Progress(programs.init(runs), [])

@@ -1,5 +1,6 @@
 """What a sweep gives back: its table, and every trained run as exact functions in float64."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,10 @@ from rich.console import Console
 from vae_bit import exact, models, settings, summary
 from vae_bit.distributions import Normal
 from vae_bit.exact import Chain, Densities, Evaluation
-from vae_bit.models import Model, Params
+from vae_bit.models import Build, Model, Params
+from vae_bit.programs import Labels
 from vae_bit.store import results
-from vae_bit.store.results import Contents, Variants
+from vae_bit.store.results import Contents
 from vae_bit.store.table import KEYS, Table
 
 
@@ -66,16 +68,16 @@ class Results:
     loss, recon and kl [R, T] at `step` [T], and `history` exact figures [R, H], if they were asked for.
     """
 
-    def __init__(self, contents: Contents, variants: Any, out: Path | None = None):
+    def __init__(self, contents: Contents, builds: Mapping[Labels, Build], out: Path | None = None):
         self.rows, self.curves, self.history = contents.rows, contents.curves, contents.history
         self.out = out
-        self._params, self._variants = contents.params, variants
+        self._params, self._builds = contents.params, builds
 
     def summary(self) -> Table:
         """A row for each setting: medians over the seeds that did not diverge, and the range of their loss."""
         return summary.medians(self.rows)
 
-    def table(self, width: int = 150) -> str:
+    def table(self, width: int = 170) -> str:
         """The summary as text."""
         console = Console(width=width)
         with console.capture() as capture:
@@ -97,7 +99,7 @@ class Results:
 
     def _model(self, index: int) -> TrainedModel:
         row = {name: column[index].item() for name, column in self.rows.items()}
-        return TrainedModel(row, *results.params_of(self.rows, self._params, index, self._builds))
+        return TrainedModel(row, *results.trained_model(self.rows, self._params, index, self._builds))
 
     def __repr__(self) -> str:
         return self.table()

@@ -6,9 +6,10 @@ from matplotlib.figure import Figure
 
 from experiments.figures import premises, selection, style
 from experiments.figures.runs import setting
-from experiments.figures.selection import Gaussian, Missing, Model, Saved
+from experiments.figures.selection import Gaussian, Missing, Saved
 from vae_bit import handbuilt, limits
 from vae_bit.limits import LN2
+from vae_bit.trained import TrainedModel
 
 Z = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))  # a valley may be narrow
 DRAWS = 100
@@ -138,8 +139,8 @@ def _prior(axes: Axes) -> None:
     axes.plot(Z, selection.density(Z, PRIOR), "--", color=style.INK, linewidth=1.2, label="prior p(z)")
 
 
-def _decoder_curves(axes: Axes, model: Model) -> None:
-    layers = model.arch.layers
+def _decoder_curves(axes: Axes, model: TrainedModel) -> None:
+    layers = model.row["layers"]
     colour, probability = style.depth_colour(layers), selection.pixel_probability(model, Z)
     q = selection.top_densities(model, Z).mean(0)
     axes.fill_between(Z, q, color=style.PALE, alpha=0.5, linewidth=0, label="q(z)")
@@ -149,7 +150,7 @@ def _decoder_curves(axes: Axes, model: Model) -> None:
     axes.set(xlabel=top(layers), title=style.depth_name(layers), ylim=(0, 1.05))
 
 
-def _learned_map(panels: np.ndarray, model: Model) -> None:
+def _learned_map(panels: np.ndarray, model: TrainedModel) -> None:
     """Panels that share their vertical axis z_1: p(z_1 | z_2) over z_2, q(z_1 | x) sideways, q(z_2 | z_1)."""
     down, code, up = panels
     colour = style.depth_colour(2)
@@ -180,7 +181,7 @@ def _range(p: Gaussian, own: np.ndarray) -> tuple[float, float]:
     return np.min((p.mean - 2.5 * p.std)[own]), np.max((p.mean + 2.5 * p.std)[own])
 
 
-def _by_hand(panels: np.ndarray, model: Model) -> None:
+def _by_hand(panels: np.ndarray, model: TrainedModel) -> None:
     """p(z_1 | x) and p(z_2 | x) of the model with unit noise N(±a, 1), and what a Gaussian q(z_2 | z_1 = a) costs."""
     first, second, price = panels
     z_1 = np.linspace(-2, 8, 1001)

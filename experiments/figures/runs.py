@@ -11,7 +11,7 @@ from experiments.figures import premises, selection, style
 from experiments.figures.selection import Saved
 from vae_bit import limits
 from vae_bit.limits import LN2
-from vae_bit.store.results import Table
+from vae_bit.store.table import Table
 
 MEASURES = {
     "loss": "loss = reconstruction + β KL (nats)",

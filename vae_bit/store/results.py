@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from vae_bit import padding, settings
-from vae_bit.models import Build, Model, Params
+from vae_bit.models import Build, Params
 from vae_bit.presets import PRESETS, Preset
 from vae_bit.programs import Labels
 from vae_bit.store import files, table
@@ -245,18 +245,14 @@ def _load_series(out: Path, name: str, steps: np.ndarray, names: Sequence[str], 
 
 
 @settings.fixed()
-def load_params(out: Folder, rows: Table, index: int, own: Sequence[Build] = ()) -> tuple[Model, Params]:
-    """The model and the parameters of a row of the folder's table."""
+def trained_model(rows: Table, params: Mapping[str, np.ndarray], index: int, known: Mapping[Labels, Build]) -> Any:
+    """The model of a row, for n dimensions, and its parameters, among all those by name."""
     kind, where = next((kind, where) for kind, where in _kinds(rows) if index in where)
-    build = builds(Path(out), own)[Labels(*kind[:3])]
-    model = build(*kind[3:])
-    with files.checked(Path(out), "params.npz") as path, np.load(path, allow_pickle=False) as file:
-        like = _like_params(build, kind, where.size)
-        arrays = {name: file[name] for name in like.keys() & set(file.files)}
-        files.check_arrays(arrays, like)
+    model = known[Labels(*kind[:3])](*kind[3:])
+    shapes = padding.shapes(model.init, kind[-1])
     place = int(np.flatnonzero(where == index)[0])
-    structure = jax.tree.structure(padding.shapes(model.init, kind[-1]))
-    return model, jax.tree.unflatten(structure, [arrays[name][place] for name in like])
+    leaves = [params[_prefix(*kind) + name][place] for name in _leaves(shapes)]
+    return model, jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def _like_params(build: Build, kind: tuple, count: int) -> dict[str, np.ndarray]:
