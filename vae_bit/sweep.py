@@ -48,7 +48,7 @@ class Progress(NamedTuple):
 
     state: State
     curves: list[Metrics]
-    history: Sequence[Params] = ()
+    history: tuple[Params, ...] = ()
 
 
 class Watch(NamedTuple):
@@ -66,7 +66,7 @@ class Watch(NamedTuple):
     check: Callable[[], None] = lambda: None
 
 
-Outcome = tuple[State, Metrics, Sequence[Params]]  # of a chunk: its end, its curves [R, T], its history
+Outcome = tuple[State, Metrics, tuple[Params, ...]]  # of a chunk: its end, its curves [R, T], its history
 
 UNWATCHED = Watch(lambda group: np.zeros(group.runs.n.size, int), lambda which: None, lambda which, progress: None)
 
@@ -201,7 +201,7 @@ def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = U
 
 def _train_chunks(
     programs: Programs, group: Group, watch: Watch
-) -> list[tuple[np.ndarray, State, Metrics, Sequence[Params]]]:
+) -> list[tuple[np.ndarray, State, Metrics, tuple[Params, ...]]]:
     """Chunk by chunk, each of runs that have come equally far; in smaller ones from where the devices lack memory."""
     saved = watch.saved(group)
     left = [np.flatnonzero(saved == blocks) for blocks in np.unique(saved)[::-1]]
@@ -220,7 +220,7 @@ def _train_chunks(
 
 def _train_chunk(
     programs: Programs, group: Group, which: np.ndarray, watch: Watch
-) -> tuple[State, Metrics, Sequence[Params]]:
+) -> tuple[State, Metrics, tuple[Params, ...]]:
     every = slice(0, which.size)
     runs = padded(jax.tree.map(lambda field: field[which], group.runs), every, programs.chunk)
     state, curves, history = watch.resume(which) or Progress(programs.init(runs), [])
@@ -231,7 +231,7 @@ def _train_chunk(
         state, metrics = programs.advance(state, runs, steps)
         curves = [*curves, jax.tree.map(lambda leaf: np.asarray(leaf)[every], metrics)]
         if end in kept:
-            history = [*history, jax.tree.map(lambda leaf: np.array(leaf[every]), state.params)]
+            history = (*history, jax.tree.map(lambda leaf: np.array(leaf[every]), state.params))
         watch.report(which, Progress(state, curves, history))
     # Whoever waits for the other chunks needs no moments, which are twice as large as the parameters.
     state = jax.tree.map(lambda leaf: np.asarray(leaf)[every], state._replace(optimizer=None))

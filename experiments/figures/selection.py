@@ -17,8 +17,10 @@ import numpy as np
 from scipy.special import expit, ndtr
 
 from experiments.cli import BadInput
-from vae_bit import runner, settings
-from vae_bit.store import files
+from vae_bit import settings
+from vae_bit.models import Build
+from vae_bit.store import files, results
+from vae_bit.store.files import Damaged
 from vae_bit.store.results import Folder
 from vae_bit.store.table import KEYS, LABELS, Table
 from vae_bit.trained import Results, TrainedModel
@@ -39,7 +41,7 @@ class Saved(NamedTuple):
     """
 
     out: Path
-    trained: Results
+    trained: Results | None
     rows: Table
     curves: dict[str, np.ndarray]
     every: Table
@@ -63,12 +65,15 @@ def _reading(out: Path) -> Iterator[None]:
         raise BadInput(f"--run={out}: {reason}; expected a folder that experiments.sweep has written") from error
 
 
-def load(out: Folder) -> Saved:
-    """Reads a sweep's folder, `~` being the home; BadInput where it is missing, damaged or something else."""
+def load(out: Folder, model: Build | None = None) -> Saved:
+    """Reads a sweep's folder, `~` being the home; BadInput where it is missing, damaged or something else.
+
+    Where its models are not those of a preset, figures of them need `model`, the function that the sweep was given.
+    """
     out = Path(out).expanduser()
     with _reading(out):
-        trained, config = runner.load(out), files.read_config(out)
-    every, curves = trained.rows, trained.curves
+        every, curves = results.load_table(out), results.load_curves(out)
+        trained, config = _trained(out, model), files.read_config(out)
     finite = every["status"] != "diverged"
     if not finite.any():
         raise BadInput(f"--run={out}: every run diverged; expected at least one that did not")
@@ -84,6 +89,17 @@ def load(out: Folder) -> Saved:
         notices,
         trained_with(config, rows),
     )
+
+
+def _trained(out: Path, model: Build | None) -> Results | None:
+    """The trained models, or None where they are of a kind that is not given."""
+    try:
+        known = results.builds(out, [model] if model else [])
+    except Damaged:
+        raise
+    except ValueError:
+        return None
+    return Results(results.load(out, [*known.values()]), known, out)
 
 
 def trained_with(config: dict[str, Any], rows: Table) -> dict[str, Any]:
@@ -160,6 +176,8 @@ def median_model(saved: Saved, layers: int, n: int) -> TrainedModel:
 
 def model(saved: Saved, row: dict) -> TrainedModel:
     """The trained run of a row."""
+    if saved.trained is None:
+        raise Missing("the model, which is no preset's: figures.load(.., model=..)")
     return saved.trained.load(**{name: row[name] for name in KEYS})
 
 

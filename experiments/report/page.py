@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.figures import selection, style
-from experiments.figures.selection import Saved
+from experiments.figures.selection import Missing, Saved
 from experiments.report.story import STORY
 from vae_bit.store import files, resume
 from vae_bit.store.table import KEYS, LABELS
@@ -34,12 +34,14 @@ def sections(results: Saved) -> Iterator[str]:
     """The story, chapter by chapter; what the run cannot tell is named and left out."""
     lacking = []
     for told, needs, draw in STORY:
-        section = next((section for section in told if section.holds(results)), None)
-        if section is None:
-            lacking.append(f"{told[0].heading} (needs {needs})")
-            continue
-        figure = picture(draw(results)) if draw else ""
-        yield f"<section><h2>{section.heading}</h2>{section.tell(results)}{figure}</section>"
+        try:
+            section = next((section for section in told if section.holds(results)), None)
+            if section is None:
+                raise Missing(needs)
+            figure = picture(draw(results)) if draw else ""
+            yield f"<section><h2>{section.heading}</h2>{section.tell(results)}{figure}</section>"
+        except Missing as reason:
+            lacking.append(f"{told[0].heading} (needs {reason})")
     if lacking:
         yield f"<p class='note'>Left out: {'; '.join(lacking)}.</p>"
 

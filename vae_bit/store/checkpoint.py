@@ -108,7 +108,7 @@ def _like(group: Group, count: int, blocks: int) -> dict[str, Any]:
     curve: Any = jax.ShapeDtypeStruct((count, blocks), np.float32)
     steps = group.recipe.steps
     passed = np.sum(history_steps(steps, group.history) <= block_ends(steps)[blocks - 1])
-    history = [state.params] * int(passed)
+    history = (state.params,) * int(passed)
     return {"runs": Run(*runs), "state": state, "curves": Metrics(curve, curve, curve), "history": history}
 
 
