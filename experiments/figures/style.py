@@ -55,6 +55,15 @@ def new(width: float, height: float, title: str, setting: str = "") -> Figure:
     return figure
 
 
+def panel(ax: Axes | None, width: float = 5.0, height: float = 4.0) -> Axes:
+    """The axes given, or those of a new pyplot figure, inches, which a notebook shows by itself."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot  # only here: it looks for a screen, which the commands never need
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+
+
 def columns(depths: Sequence[int]) -> float:
     """Width, inches, of a figure with a panel for each depth."""
     return 1 + 4 * max(len(depths), 1.5)
@@ -92,6 +101,12 @@ def width_axis(axes: Axes, widths: Sequence[int]) -> None:
     axes.set_xticks(widths, [f"{n:,}" for n in widths])
     axes.minorticks_off()
     axes.set_xlabel("data dimensions n")
+
+
+def only_left_labels(panels: np.ndarray) -> None:
+    """Of panels [rows, columns] whose rows share their vertical axis, the first of each row alone names it."""
+    for axes in panels[:, 1:].flat:
+        axes.set_ylabel("")
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
