@@ -34,7 +34,6 @@ def kernel(tmp_path, monkeypatch):
         client.execute(cwd=str(tmp_path))
         return [shown(cell) for cell in client.nb.cells]
 
-    run.client = client
     return run
 
 
@@ -46,7 +45,9 @@ def test_a_sweep_and_its_figures_twice_in_one_kernel(kernel, tmp_path):
     """The second of each defines its flags anew; what is refused ends with its status and no more."""
     again = "%run -m experiments.sweep -- --out=a --resume --seeds=2"
     wrong = f"%run {ROOT}/experiments/figures/__main__.py --run=a --format=bmp"
-    first, trained, drawn, resumed, refused, after = kernel(BEFORE, SWEEP, FIGURES, again, wrong, "print(before == state())")
+    show = "from experiments import figures; figures.figure_costs(figures.load('a'))"
+    lines = SWEEP, FIGURES, again, wrong, "print(before == state())", show
+    first, trained, drawn, resumed, refused, after, shown_figure = kernel(BEFORE, *lines)
     assert first == ""
     title, *_, last = trained.splitlines()
     assert title.strip() == "Exact figures in nats: medians over seeds" and last.endswith(" s: a")
@@ -55,7 +56,7 @@ def test_a_sweep_and_its_figures_twice_in_one_kernel(kernel, tmp_path):
     assert len(list((tmp_path / "a/figures").glob("*.svg"))) == 8
     assert resumed.splitlines()[:-1] == ["nothing left to train in a", *trained.splitlines()[:-1]]
     assert refused == "error: --format=bmp: expected some of png,pdf,svg\n2"  # the second is that of SystemExit
-    assert after == "True\n"
+    assert after == "True\n" and "image/png" in shown_figure
 
 
 def test_an_interrupt_stops_the_sweep_and_keeps_its_work(kernel, tmp_path):

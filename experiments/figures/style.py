@@ -1,5 +1,6 @@
 """The look that every figure shares, and the only way they are written to files."""
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -44,9 +45,18 @@ look = rc_context(
 )  # decorates a function that draws or writes a figure, whatever the user's matplotlibrc says
 
 
+class Picture(Figure):
+    """A figure that a notebook shows even where nothing has loaded pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        save(self, file, "png")
+        return file.getvalue()
+
+
 def new(width: float, height: float, title: str, setting: str = "") -> Figure:
     """An empty figure, inches, whose title says what to see; below it, smaller, what was chosen for the runs shown."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), layout="constrained")
     heading = f"{title}\n" if setting else title
     above = figure.suptitle(heading, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
     below = Annotation(setting, (0, 0), xycoords=above, va="bottom", fontsize=9, color=INK, annotation_clip=False)
