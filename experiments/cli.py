@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from experiments import signals
+from experiments import notebook, signals
 from vae_bit.store.files import Damaged
 
 
@@ -91,11 +91,18 @@ class Location(flags.ArgumentParser):
             raise ValueError(f"{argument!r}: {error}; expected {self.syntactic_help}") from error
 
 
-def define(parser: flags.ArgumentParser, name: str, default: Any, help: str) -> None:
-    """A flag of the command itself, so that --help lists it; it takes `parser`'s values and may be given once."""
-    serializer = flags.CsvListSerializer(",") if isinstance(parser, Numbers | Choices) else flags.ArgumentSerializer()
-    flag = flags.Flag(parser, serializer, name, default, help, allow_overwrite=False)
-    flags.DEFINE_flag(flag, module_name=sys.argv[0])
+def define(parser: flags.ArgumentParser, name: str, default: Any, help: str, required: bool = False) -> None:
+    """A flag of the command itself, so that --help lists it; it takes `parser`'s values, and but a switch only once.
+
+    A second `%run` in one process defines it anew.
+    """
+    if name in flags.FLAGS:
+        delattr(flags.FLAGS, name)
+    lists = isinstance(parser, Numbers | Choices | flags.ListParser)
+    serializer = flags.CsvListSerializer(",") if lists else flags.ArgumentSerializer()
+    boolean = isinstance(parser, flags.BooleanParser)
+    flag = flags.Flag(parser, serializer, name, default, help, boolean=boolean, allow_overwrite=boolean)
+    flags.DEFINE_flag(flag, module_name=sys.argv[0], required=required)
 
 
 def require_devices() -> None:
@@ -113,8 +120,13 @@ def run(main: Callable[[], int | None]) -> None:
     """Parses the flags, refuses stray arguments, runs `main`, whose result is the exit status.
 
     BadInput, Damaged and flag errors become one line and status 2, and so does a ValueError of the library about an
-    argument that is a flag here; Fault and OSError one line and status 1.
+    argument that is a flag here; Fault and OSError one line and status 1. The process is
+    the command's own: it ends here. In a notebook, whose process is not, the whole command runs in another.
     """
+    if notebook.is_running():
+        if status := notebook.run_apart():
+            sys.exit(status)
+        return
     logging.set_verbosity(logging.WARNING)
     _open_streams()
     try:

@@ -60,7 +60,7 @@ define(Choices(PRESETS), "preset", ["default"], "The recipe: ours, or the post's
 define(Location(), "out", None, "Folder for the results; a new one under runs/ unless given.")
 define(SECONDS, "checkpoint_every", 30.0, "Seconds of training after which what is unfinished is saved.")
 define(Location(), "compilation_cache", None, "Folder that keeps compiled programs for later sweeps.")
-flags.DEFINE_bool("resume", False, "Goes on with the sweep in --out, or adds seeds and n to it.")
+define(flags.BooleanParser(), "resume", False, "Goes on with the sweep in --out, or adds seeds and n to it.")
 
 ASKED = (
     *("preset", "objective", "layers", "n", "beta", "learning_rate", "first_seed", "seeds"),
@@ -72,6 +72,8 @@ def main() -> int:
     """Trains, writes the results' folder and prints the table; the exit status."""
     start = time.perf_counter()
     signals.leave_at_once()
+    runtime.use_all_cores()
+    runtime.keep_freed_memory()
     warnings.showwarning = lambda message, *_: print(f"notice: {message}", file=sys.stderr)
     if FLAGS.resume and not FLAGS.out:
         raise BadInput("--resume: expected --out=DIR too, the folder to go on with")
@@ -181,6 +183,4 @@ def show(rows: Table) -> None:
 
 
 if __name__ == "__main__":
-    runtime.use_all_cores()
-    runtime.keep_freed_memory()
     cli.run(main)

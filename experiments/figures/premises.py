@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from experiments.figures import selection
-from experiments.figures.selection import Saved
+from experiments.figures import selection, style
+from experiments.figures.selection import Missing, Saved
 from vae_bit.limits import LN2
 from vae_bit.store.table import COLLAPSED, Table
 from vae_bit.trained import TrainedModel
@@ -68,6 +68,15 @@ def beta(results: Saved) -> float:
 def settings(results: Saved) -> list[tuple[int, int]]:
     """Every (layers, n) there is."""
     return [(layers, n) for layers in selection.depths(results.rows) for n in selection.widths(results.rows, layers)]
+
+
+def require(results: Saved, layers: int, n: int | None = None) -> None:
+    """Missing where no run that is drawn has that depth, or that depth and n."""
+    if layers not in selection.depths(results.rows):
+        raise Missing(f"layers={layers}: no run has them; expected one of {selection.depths(results.rows)}")
+    if n is not None and n not in selection.widths(results.rows, layers):
+        widths = selection.widths(results.rows, layers)
+        raise Missing(f"n={n}: no run of {style.depth_name(layers)} has it; expected one of {widths}")
 
 
 def largest(results: Saved) -> list[tuple[int, int]]:
