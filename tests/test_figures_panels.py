@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from sweeps import alone
 
 from experiments import figures
 from experiments.figures import selection
@@ -41,8 +42,8 @@ PANELS = {  # of a figure, where its axes' number is the key's second part
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory, tiny, trained):
     out = tmp_path_factory.mktemp("runs")
-    results.write(out, tiny["default"], trained, {"argv": ["sweep"], "versions": {}})
-    return figures.load(out)
+    results.write(out, alone(tiny["default"]), trained, {"argv": ["sweep"], "versions": {}})
+    return figures.load(out, tiny["default"].model)
 
 
 @pytest.fixture(scope="module")

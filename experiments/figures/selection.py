@@ -41,12 +41,12 @@ class Saved(NamedTuple):
     """
 
     out: Path
-    trained: Results | None
     rows: Table
     curves: dict[str, np.ndarray]
     every: Table
     notices: list[str]
     recipe: dict[str, Any]
+    trained: Results | None = None  # where their model is known
 
 
 class Gaussian(NamedTuple):
@@ -80,15 +80,8 @@ def load(out: Folder, model: Build | None = None) -> Saved:
     chosen, notices = one_setting(every)
     rows = {name: column[chosen] for name, column in every.items()}
     own_curves = {name: curve if name == "step" else curve[chosen] for name, curve in curves.items()}
-    return Saved(
-        out,
-        trained,
-        rows,
-        own_curves,
-        {name: column[finite] for name, column in every.items()},
-        notices,
-        trained_with(config, rows),
-    )
+    every = {name: column[finite] for name, column in every.items()}
+    return Saved(out, rows, own_curves, every, notices, trained_with(config, rows), trained)
 
 
 def _trained(out: Path, model: Build | None) -> Results | None:
