@@ -20,7 +20,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli, figures, folder, signals
+from experiments import cli, folder, require, signals
 from experiments.cli import BadInput, Choice, Fault, Location, Number, Numbers, define, say
 from experiments.keeper import Keeper
 from experiments.progress import progress_bars
@@ -79,6 +79,7 @@ def main() -> int:
     """Trains, writes the results' folder and prints the table; the exit status."""
     start = time.perf_counter()
     signals.leave_at_once()
+    require("matplotlib")  # not before the flags are known to be good; what it refuses is told before any work
     cli.use_all_cores()
     cli.keep_freed_memory()
     warnings.showwarning = lambda message, *_: print(f"notice: {message}", file=sys.stderr)
@@ -129,6 +130,8 @@ def draw(rows: results.Table, curves: dict[str, np.ndarray], recipe: dict[str, A
     """Writes the summary picture; a notice where it cannot be drawn, as all results are written."""
     picture = io.BytesIO()
     try:
+        from experiments import figures
+
         figures.save(figures.summary(rows, curves, recipe), picture, "png")
     except Exception as error:  # matplotlib and what it draws with raise all sorts
         print(f"notice: {path}: not drawn, {' '.join(str(error).split())}", file=sys.stderr)
