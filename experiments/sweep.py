@@ -56,7 +56,7 @@ define(Number(*NATURAL), "steps", None, "Training steps; the preset's (5,000) un
 define(Number(*NATURAL), "samples", None, "Noise nodes per data point and step; the preset's unless given.")
 define(Number(*NATURAL), "chunk", None, "Most runs to advance together; the fastest number unless given.")
 define(Choice(get_args(Kind)), "noise", None, "How noise is drawn; the preset's way unless given.")
-define(Choice(get_args(Objective)), "objective", None, "What training raises; the ELBO unless given.")
+define(Choice(get_args(Objective)), "objective", None, "What training maximises; the ELBO unless given.")
 define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi; 1 unless given.")
 define(Choice(PRESETS), "preset", "default", "The recipe: ours, or the post's.")
 define(Location(), "out", None, "Folder for the results; a new one under runs/ unless given.")

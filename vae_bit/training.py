@@ -90,7 +90,7 @@ def kl_terms(path: Pass, eps: list[Array], kind: str) -> list[Array]:
     Sampled, ln q(z) = -H(q) + (1 - eps^2) / 2, the last part of which is the noise's alone.
     """
     layers = _by_layer(path)
-    kl = [losses.partly_closed_kl(*args) for args in layers]
+    kl = [losses.entropy_form_kl(*args) for args in layers]
     if kind == "closed":
         return [*kl[:-1], losses.top_kl(layers[-1][1])]
     return [kl_l + 0.5 * (1.0 - jnp.square(eps_l)) for kl_l, eps_l in zip(kl, eps, strict=True)]
