@@ -16,9 +16,8 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import cli, figures, signals
+from experiments import cli, require, signals
 from experiments.cli import BadInput, Choice, Choices, Fault, Location, Number, Numbers, define, say
-from experiments.figures.selection import trained_with
 from experiments.signals import Stop, Stopped
 from vae_bit import runner, runtime
 from vae_bit.exact import TOLERANCE
@@ -72,6 +71,7 @@ def main() -> int:
     """Trains, writes the results' folder and prints the table; the exit status."""
     start = time.perf_counter()
     signals.leave_at_once()
+    require("matplotlib")  # not before the flags are known to be good; what it refuses is told before any work
     runtime.use_all_cores()
     runtime.keep_freed_memory()
     warnings.showwarning = lambda message, *_: print(f"notice: {message}", file=sys.stderr)
@@ -157,6 +157,9 @@ def draw(whole: Contents, order: Order, path: Path) -> None:
     """Writes the summary picture; a notice where it cannot be drawn, as all results are written."""
     picture = io.BytesIO()
     try:
+        from experiments import figures
+        from experiments.figures.selection import trained_with
+
         figures.save(figures.summary(whole.rows, whole.curves, trained_with(order.config, whole.rows)), picture, "png")
     except Exception as error:  # matplotlib and what it draws with raise all sorts
         print(f"notice: {path}: not drawn, {' '.join(str(error).split())}", file=sys.stderr)

@@ -46,7 +46,7 @@ class Rates(NamedTuple):
 
 
 def count(arch: Architecture, recipe: Recipe) -> Operations:
-    """The operations of a step that raises the ELBO, at n = arch.width."""
+    """The operations of a step that maximises the ELBO, at n = arch.width."""
     nodes = columns(recipe, arch.layers)
     latent = arch.latent_hidden
     nets = [((1, *arch.encoder_hidden, 2), data.POINTS, False), ((1, *arch.decoder_hidden, arch.width), nodes[0], True)]

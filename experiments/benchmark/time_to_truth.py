@@ -1,4 +1,4 @@
-"""How long a way to train takes, from its process's start, until its seeds are close to the exact limit."""
+"""How long an implementation takes, from its process's start, until its seeds are close to the exact limit."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.benchmark.workers import WAYS, Case, Team
+from experiments.benchmark.workers import IMPLEMENTATIONS, Case, Team
 from vae_bit import limits, models
 from vae_bit.distributions import Normal, softplus
 from vae_bit.models import softplus_std
@@ -41,10 +41,10 @@ class Truth(NamedTuple):
     extrapolated: bool
 
 
-def run(way: str, n: int, seeds: int, allowed: float) -> Truth:
+def run(implementation: str, n: int, seeds: int, allowed: float) -> Truth:
     """Trains in fresh processes, for `allowed` seconds at most; several processes count from the first one's start."""
-    began, case = time.time(), Case(way, 1, n, seeds)
-    members = Team(WAYS[way].environment, WAYS[way].processes)
+    began, case = time.time(), Case(implementation, 1, n, seeds)
+    members = Team(IMPLEMENTATIONS[implementation].environment, IMPLEMENTATIONS[implementation].processes)
     try:
         return summary(members.call(follow, case, began, allowed), n)
     finally:
@@ -53,7 +53,7 @@ def run(way: str, n: int, seeds: int, allowed: float) -> Truth:
 
 def follow(case: Case, began: float, allowed: float) -> Path:
     """One process's part: trains, keeping every block's parameters, and evaluates them when the clock has stopped."""
-    trainer = WAYS[case.way].build(1, case.n, range(case.first, case.first + case.seeds))
+    trainer = IMPLEMENTATIONS[case.implementation].build(1, case.n, range(case.first, case.first + case.seeds))
     seconds, snapshots = [], []
     for _ in range(ORIGINAL.recipe.steps // BLOCK):
         trainer.advance(BLOCK)
@@ -61,7 +61,7 @@ def follow(case: Case, began: float, allowed: float) -> Path:
         seconds.append(time.time() - began)
         if seconds[-1] > allowed and len(seconds) > 1:
             break
-    loss = jax.jit(jax.vmap(loss_of(case.way, case.n)))
+    loss = jax.jit(jax.vmap(loss_of(case.implementation, case.n)))
     return Path(np.array(seconds), np.stack([np.asarray(loss(params)) for params in snapshots]))
 
 
@@ -81,10 +81,10 @@ def first(seconds: np.ndarray, gap: np.ndarray) -> float | None:
     return float(seconds[np.argmax(within)]) if within.any() else None
 
 
-def loss_of(way: str, n: int) -> Callable[[Any], Array]:
-    """The exact loss of one seed's parameters, one layer, for parameters as the way gives them."""
-    if way.startswith("ours"):
-        arch = replace(PRESETS[way.removeprefix("ours ")].architecture, width=n)
+def loss_of(implementation: str, n: int) -> Callable[[Any], Array]:
+    """The exact loss of one seed's parameters, one layer, for parameters as the implementation gives them."""
+    if implementation.startswith("ours"):
+        arch = replace(PRESETS[implementation.removeprefix("ours ")].architecture, width=n)
         return lambda params: exact_loss(
             models.encode(arch, params, jnp.int32(n)), lambda z: models.decode(arch, params, z).T
         )

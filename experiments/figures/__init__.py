@@ -7,6 +7,11 @@ panels are `plot_` functions, which draw into any axes: `figures.plot_encoding(r
 figure where none are given.
 """
 
+from experiments import IS_COMMAND, require
+
+if IS_COMMAND:
+    require("matplotlib")
+
 from experiments.figures import runs, selection, style
 from experiments.figures.codes import (
     figure_decoder,
