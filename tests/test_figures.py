@@ -251,5 +251,5 @@ def test_the_command_refuses_a_foreign_folder(tmp_path):
 
 def test_legible_width():
     for widths, best in (((1, 5, 10, 1000), 10), ((1,), 1), ((1, 100, 1000), 1000)):
-        results = selection.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE)
+        results = selection.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE, {})
         assert premises.legible_width(results) == best

@@ -3,9 +3,10 @@
 import numpy as np
 from rich.table import Table as Printed
 
-from vae_bit.store.table import LABELS, Table
+from vae_bit.store.table import EXACT, LABELS, Table
 
-FIGURES = ("recon", "recon_per_dim", "kl", "nll", "posterior_kl", "mutual_information", "valid_mass", "limit", "gap")
+FIGURES = ("recon", "recon_per_dim", "kl", *EXACT, "limit", "gap")
+HIDDEN = ("runs", "sound", "marginal_kl", "error")  # of the printed table
 DIGITS = {"recon_per_dim": 7}
 HEADINGS = {"recon_per_dim": "per dim", "mutual_information": "I(x; z)", "learning_rate": "rate"}
 
@@ -35,7 +36,7 @@ def _line(rows: Table, own: np.ndarray) -> dict[str, float]:
 def rendered(table: Table) -> Printed:
     """The summary as a table of text."""
     printed = Printed(title="Exact figures in nats: medians over seeds")
-    names = [name for name in table if name not in ("runs", "sound")]
+    names = [name for name in table if name not in HIDDEN]
     keys = names[: names.index("loss")]
     for name in (*keys, "seeds", *names[len(keys) :]):
         printed.add_column(HEADINGS.get(name, name.replace("_", " ")), justify="right")

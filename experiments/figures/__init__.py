@@ -22,6 +22,7 @@ from experiments.figures.codes import (
     plot_encoding,
     plot_truncated,
 )
+from experiments.figures.history import figure_history, plot_history
 from experiments.figures.runs import (
     figure_costs,
     figure_data,
@@ -57,6 +58,7 @@ FIGURES = (
     figure_map,
     figure_price,
     figure_transition,
+    figure_history,
 )
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "figure_data",
     "figure_decoder",
     "figure_encoding",
+    "figure_history",
     "figure_learning",
     "figure_map",
     "figure_price",
@@ -80,6 +83,7 @@ __all__ = [
     "plot_hand_cost",
     "plot_hand_z1",
     "plot_hand_z2",
+    "plot_history",
     "plot_inference_map",
     "plot_kl_parts",
     "plot_learning",

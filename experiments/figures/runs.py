@@ -163,7 +163,7 @@ def summary(rows: Table, curves: dict[str, np.ndarray], recipe: Mapping[str, Any
     chosen, notices = selection.one_setting(rows)
     drawn = {name: column[chosen] for name, column in rows.items()}
     own = {name: curve if name == "step" else curve[chosen] for name, curve in curves.items()}
-    results = Saved(Path(), drawn, own, rows, notices, dict(recipe))
+    results = Saved(Path(), drawn, own, rows, notices, dict(recipe), {})
     title = "Trained runs and the lowest loss there is" if chosen.any() else "Every run diverged"
     figure = style.new(10, 4.1, title, setting(results))
     learning, *panels = figure.subplots(1, 3)

@@ -46,6 +46,7 @@ class Saved(NamedTuple):
     every: Table
     notices: list[str]
     recipe: dict[str, Any]
+    history: dict[str, np.ndarray]  # exact figures [R, H] at `step` [H], of the runs in `rows`; perhaps nothing
     trained: Results | None = None  # where their model is known
 
 
@@ -72,16 +73,19 @@ def load(out: Folder, model: Build | None = None) -> Saved:
     """
     out = Path(out).expanduser()
     with _reading(out):
-        every, curves = results.load_table(out), results.load_curves(out)
+        every, curves, history = results.load_table(out), results.load_curves(out), results.load_history(out)
         trained, config = _trained(out, model), files.read_config(out)
     finite = every["status"] != "diverged"
     if not finite.any():
         raise BadInput(f"--run={out}: every run diverged; expected at least one that did not")
     chosen, notices = one_setting(every)
     rows = {name: column[chosen] for name, column in every.items()}
-    own_curves = {name: curve if name == "step" else curve[chosen] for name, curve in curves.items()}
+    curves, history = (
+        {name: series if name == "step" else series[chosen] for name, series in some.items()}
+        for some in (curves, history)
+    )
     every = {name: column[finite] for name, column in every.items()}
-    return Saved(out, rows, own_curves, every, notices, trained_with(config, rows), trained)
+    return Saved(out, rows, curves, every, notices, trained_with(config, rows), history, trained)
 
 
 def _trained(out: Path, model: Build | None) -> Results | None:
