@@ -15,7 +15,7 @@ Moving = Literal["gap", "kl", "mutual_information"]
 MOVING = {
     "gap": "loss above its limit",
     "kl": "KL, summed over layers",
-    "mutual_information": "information I(x; z), dotted ln 2",
+    "mutual_information": "I(x; z); dotted ln 2",
 }
 
 
