@@ -22,23 +22,23 @@ def run(learning_rate: float, n: int = 5) -> Run:
 
 
 def started(tiny, **fields):
-    arch = replace(tiny["default"].architecture, layers=1, width=5)
+    model = tiny["default"].model(1, 5)
     recipe = replace(tiny["default"].recipe, **fields)
-    return arch, recipe, jax.jit(functools.partial(training.init, arch, recipe))
+    return model, recipe, jax.jit(functools.partial(training.init, model, recipe))
 
 
 @pytest.mark.parametrize("size, stops", [(1e15, False), (1e24, True), (np.inf, True), (np.nan, True)])
 def test_a_gradient_whose_square_overflows_stops_the_run(tiny, monkeypatch, size, stops):
     """Adam would divide by an infinite moment and leave the parameters where they are, in steps counted as good."""
-    arch, recipe, init = started(tiny)
+    model, recipe, init = started(tiny)
     state = init(run(1e-2))
 
-    def steep(arch, recipe, params, step, run):
+    def steep(model, recipe, params, step, run):
         weight = jnp.where(step == 1, size, 1.0)
         return weight * jnp.sum(params["p"][0]["params"]["head"]["kernel"]), None
 
     monkeypatch.setattr(training, "sampled_loss", steep)
-    update = jax.jit(functools.partial(training.update, arch, recipe))
+    update = jax.jit(functools.partial(training.update, model, recipe))
     states = [state]
     for _ in range(4):
         states.append(update(states[-1], run(1e-2)))
@@ -51,20 +51,20 @@ def test_a_gradient_whose_square_overflows_stops_the_run(tiny, monkeypatch, size
 
 
 def test_a_change_that_overflows_is_not_made(tiny):
-    arch, recipe, init = started(tiny)
+    model, recipe, init = started(tiny)
     state = init(run(3e38))
-    after = jax.jit(functools.partial(training.update, arch, recipe))(state, run(3e38))
+    after = jax.jit(functools.partial(training.update, model, recipe))(state, run(3e38))
     assert (int(after.step), bool(after.finite)) == (0, False)
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
 def test_an_infinite_loss_with_finite_gradients_stops_the_run(tiny):
     """Logits of 2e38 in each of five dimensions: their sum overflows, their gradients are sigmoids."""
-    arch, recipe, init = started(tiny)
+    model, recipe, init = started(tiny)
     state = init(run(1e-30))
     head = state.params["p"][0]["params"]["head"]
     head["kernel"] = jnp.zeros_like(head["kernel"]).at[:, -1].set(2e38)
-    advance = jax.jit(functools.partial(training.advance, arch, recipe))
+    advance = jax.jit(functools.partial(training.advance, model, recipe))
     state, metrics = advance(state, run(1e-30), 3)
     assert (int(state.step), bool(state.finite), float(metrics.loss)) == (3, False, np.inf)
     assert int(advance(state, run(1e-30), 3)[0].step) == 3

@@ -1,6 +1,5 @@
 """Chains too steep for the first grids: they are evaluated again, and told of where that does not do."""
 
-import dataclasses
 import warnings
 
 import jax
@@ -88,15 +87,15 @@ def test_runs_of_a_sweep_are_evaluated_again_until_their_figures_hold(tiny, monk
 
     monkeypatch.setattr(exact, "evaluate_on", off)
     monkeypatch.setattr(programs, "GRIDS", (Grids(1), Grids(10), Grids(100)))
-    arch = dataclasses.replace(tiny["default"].architecture, width=3)
-    params = jax.vmap(lambda key: models.init(arch, key, jnp.int32(3)))(jax.random.split(jax.random.key(0), 5))
+    model = tiny["default"].model(1, 3)
+    params = jax.vmap(lambda key: model.init(key, jnp.int32(3)))(jax.random.split(jax.random.key(0), 5))
     beta, panels = np.array([5e-5, 9e-6, 5e-4, 8e-6, 5e-3]), np.array([10, 1, 100, 1, 100])
     runs = Run(np.full(5, 3), np.arange(5), beta, np.ones(5))
-    figures = programs.compile_evaluate(arch, 5)(params, runs, lambda: None)
+    figures = programs.compile_evaluate(model, 3, 5)(params, runs, lambda: None)
     np.testing.assert_allclose(figures.loss - figures.nll, beta / panels, rtol=1e-6)
     assert exact.inexact(figures).tolist() == [False, False, False, False, True]
     with jax.enable_x64(True):
-        alone = [models.chain(arch, jax.tree.map(lambda leaf, i=i: leaf[i], params), 3).q_data.std for i in range(5)]
+        alone = [models.chain(model, jax.tree.map(lambda leaf, i=i: leaf[i], params), 3).q_data.std for i in range(5)]
     np.testing.assert_allclose(figures.kl, alone, rtol=1e-5)
 
 

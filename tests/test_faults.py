@@ -71,7 +71,7 @@ def wide(tiny, quick_compile):
     """64 runs of one layer, their programs and their healthy outcome."""
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=60))
     (group,) = sweep.plan(preset, [1], [2], [1.0], [1e-2], range(64))
-    programs = compile_programs(group), compile_evaluate(group.arch, 64)
+    programs = compile_programs(group), compile_evaluate(group.model, group.width, 64)
     return group, programs, sweep.train(group, *programs)
 
 

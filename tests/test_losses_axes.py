@@ -7,7 +7,7 @@ import pytest
 
 from vae_bit.distributions import Normal, normal_sample, standard_normal
 from vae_bit.losses import average, dreg, iwae, loss, renyi, sampled_kl
-from vae_bit.noise import draw
+from vae_bit.noise import trapezoid
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 BOUNDS = [average, iwae, *(lambda w, *args, a=a, **kw: renyi(w, a, *args, **kw) for a in (0.3, 1.0))]
@@ -28,7 +28,7 @@ def test_draws_may_lie_on_any_axis(bound, weight):
 
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_a_grid_of_nodes_is_reduced_over_all_its_axes(bound):
-    eps, weight = draw(jax.random.key(1), "trapezoid", layers=2, samples=8)  # 8 nodes in each layer
+    eps, weight = trapezoid(jax.random.key(1), layers=2, samples=8)  # 8 nodes in each layer
     values = jnp.sin(eps[0]) - 0.3 * eps[1]
     batch = jnp.stack([values, 2.0 * values])
     expected = [bound(one.ravel(), weight.ravel()) for one in batch]

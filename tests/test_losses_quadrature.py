@@ -10,7 +10,7 @@ from scipy.integrate import quad
 
 from vae_bit.distributions import Normal, bernoulli_log_prob, normal_kl, normal_sample, standard_normal
 from vae_bit.losses import average, dreg, elbo, entropy_form_kl, iwae, path_kl, sampled_kl
-from vae_bit.noise import draw_latent
+from vae_bit.noise import draw_latent, lattice, trapezoid
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -213,13 +213,13 @@ def test_entropy_form_kl_has_the_mean_of_the_closed_form_and_less_variance_far_f
     np.testing.assert_array_equal(sampled_kl(z, q, q), 0.0)
 
 
-@pytest.mark.parametrize("kind, samples, error", [("trapezoid", 40, 1e-6), ("lattice", 512, 2e-2)])
-def test_weighted_nodes_serve_the_elbo_and_integrate_the_evidence(x64, kind, samples, error):
+@pytest.mark.parametrize("rule, samples, error", [(trapezoid, 40, 1e-6), (lattice, 512, 2e-2)])
+def test_weighted_nodes_serve_the_elbo_and_integrate_the_evidence(x64, rule, samples, error):
     params = {name: jnp.array(value) for name, value in PARAMS.items()}
     q = scalar_q(params)
 
     def bounds(key):
-        eps, weight = draw_latent(key, kind, 1, samples)
+        eps, weight = draw_latent(key, rule, 1, samples)
         log_weight = scalar_log_weight(params, q, normal_sample(q, eps))
         return average(log_weight, weight), iwae(log_weight, weight)
 
@@ -232,7 +232,7 @@ def test_a_lattice_over_all_draws_averages_bounds_of_k_draws(x64):
     params = {name: jnp.array(value) for name, value in PARAMS.items()}
 
     def estimate(key):
-        eps, weight = draw_latent(key, "lattice", size=2, samples=256)
+        eps, weight = draw_latent(key, lattice, size=2, samples=256)
         return average(jax.vmap(plain_bound, (None, 0))(params, eps), weight)
 
     estimates = np.asarray(jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(1), 64)))

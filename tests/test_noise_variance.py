@@ -25,11 +25,11 @@ def bound(eps: Array) -> Array:
     return jnp.logaddexp(-square(eps[..., ::2]), -square(eps[..., 1::2])) - np.log(2.0)
 
 
-def estimates(kind: noise.Kind, size: int, nodes: int, keys: int) -> np.ndarray:
+def estimates(rule: noise.Rule, size: int, nodes: int, keys: int) -> np.ndarray:
     """[keys, 3] the mean over the nodes of each function."""
 
     def one(key: Array) -> Array:
-        eps, weight = noise.draw_latent(key, kind, size, nodes)
+        eps, weight = noise.draw_latent(key, rule, size, nodes)
         return jnp.stack([jnp.sum(weight * f(eps)) for f in (square, last, bound)])
 
     return np.float64(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), keys)))
@@ -37,7 +37,7 @@ def estimates(kind: noise.Kind, size: int, nodes: int, keys: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size, nodes", CASES)
 def test_a_lattice_of_any_size_varies_no_more_than_independent_draws(size: int, nodes: int):
-    found, independent = (estimates(kind, size, nodes, 2_000) for kind in ("lattice", "iid"))
+    found, independent = (estimates(rule, size, nodes, 2_000) for rule in (noise.lattice, noise.iid))
     assert found[:, 0].var() < 1.2 * 2.0 / nodes  # the square of a standard normal number has variance 2
     assert found[:, 1].var() < 1.0 / nodes
     assert found[:, 2].var() < 1.2 * independent[:, 2].var()
@@ -48,7 +48,7 @@ def test_a_lattice_of_any_size_varies_no_more_than_independent_draws(size: int, 
 
 @pytest.mark.parametrize("size, nodes, gain", [(1, 64, 0.05), (2, 64, 0.3), (3, 64, 0.7), (4, 64, 0.85), (4, 512, 0.5)])
 def test_a_lattice_gains_in_few_dimensions(size: int, nodes: int, gain: float):
-    assert estimates("lattice", size, nodes, 1_000)[:, 0].var() < gain * 2.0 / nodes
+    assert estimates(noise.lattice, size, nodes, 1_000)[:, 0].var() < gain * 2.0 / nodes
 
 
 def test_every_axis_of_a_lattice_is_divided_evenly():

@@ -51,9 +51,11 @@ def train(preset, folder):
     """All of a sweep's figures, through its files: two layers, padding, a run that diverges, the loaded run."""
     groups = sweep.plan(preset, [2], [2, 5], [1.0], [1e-2, 1e30], [3])
     (trained,) = sweep.train_all(groups)
-    results.write(folder, preset, [trained], {})
-    run = results.load_run(folder, 2, 5, learning_rate=1e-2)
-    return trained[1:], run.params, results.load_table(folder)
+    results.write(folder, {groups[0].labels: preset}, [trained], {})
+    rows = results.load_table(folder)
+    index = int(np.flatnonzero((rows["n"] == 5) & (rows["learning_rate"] == 1e-2))[0])
+    _, params = results.load_params(folder, rows, index, [preset.model])
+    return trained[1:], params, rows
 
 
 def test_no_setting_changes_a_bit(tiny, quick_compile, settings, tmp_path):
@@ -79,7 +81,7 @@ def test_the_public_functions_under_a_setting(quick_compile, settings, setting, 
         pytest.skip("there is no float64")
     zeros = jnp.zeros((3,), kind)
     q = vb.Normal(zeros, zeros + 1)
-    eps, weight = vb.draw_latent(jax.random.key(0), "lattice", size=3, samples=8, dtype=kind)
+    eps, weight = vb.draw_latent(jax.random.key(0), vb.noise.lattice, size=3, samples=8, dtype=kind)
     z = vb.normal_sample(q, eps)
     log_likelihood = vb.average(vb.bernoulli_log_prob(jnp.zeros((8, 3), kind), 0 * z), weight)
     elbo = vb.elbo(log_likelihood, vb.normal_kl_standard(q))

@@ -42,14 +42,16 @@ def test_the_plan_covers_the_grid_in_order(tiny):
     grid = [1, 2], [1, 5, 1000], [0.5, 1.0], [1e-3, 1e-2], range(2**32 - 3, 2**32)
     groups = sweep.plan(tiny["default"], *grid)
     rows = [
-        (group.arch.layers, *row)
+        (group.layers, *row)
         for group in groups
         for row in zip(*(field.tolist() for field in group.runs[:1] + group.runs[2:] + group.runs[1:2]), strict=True)
     ]
     assert rows == list(product(*grid))
-    assert [(group.arch.layers, group.arch.width) for group in groups] == [(1, 5), (1, 1000), (2, 5), (2, 1000)]
+    assert [(group.layers, group.width) for group in groups] == [(1, 5), (1, 1000), (2, 5), (2, 1000)]
     assert all(group.recipe == tiny["default"].recipe for group in groups)
-    assert groups[0].arch.decoder_hidden == tiny["default"].architecture.decoder_hidden
+    assert all(group.build == tiny["default"].model for group in groups)
+    assert {group.labels for group in groups} == {("default", "elbo", "adam")}
+    assert [group.model.layers for group in groups] == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("n", [[7], [1, 5, 1000], [1000, 1, 5], list(range(1, 400, 7)), [1, 10, 100, 1000, 10_000]])
@@ -117,15 +119,15 @@ def test_options_chosen_on_cpus_are_for_cpus_whose_xla_knows_them(monkeypatch):
 
 def test_a_chunk_is_at_least_two_runs_for_each_device(tiny):
     (group,) = sweep.plan(tiny["original"], [2], [1_000_000], [1.0], [1e-3], [0])
-    assert programs.chunk_size(group.arch, group.recipe) == 2 * jax.local_device_count() == 6
+    assert programs.chunk_size(group.model, group.recipe, group.width) == 2 * jax.local_device_count() == 6
 
 
 @pytest.fixture(scope="module")
 def alone(tiny, quick_compile):
     """Every run of the small group by itself: curves [R, T] and final parameters."""
     group = small_group(tiny)
-    start = jax.jit(functools.partial(training.init, group.arch, group.recipe))
-    advance = jax.jit(functools.partial(training.advance, group.arch, group.recipe))
+    start = jax.jit(functools.partial(training.init, group.model, group.recipe))
+    advance = jax.jit(functools.partial(training.advance, group.model, group.recipe))
     outcomes = []
     for fields in zip(*group.runs, strict=True):
         run, curve = Run(*fields), []
@@ -164,7 +166,7 @@ def test_training_again_from_any_block_gives_the_same_bits(tiny, quick_evaluatio
         if len(progress.curves) == point:
             kept[runs[0]] = progress._replace(state=jax.tree.map(np.asarray, progress.state))
 
-    both = programs.compile_programs(group, 4), programs.compile_evaluate(group.arch, 7)
+    both = programs.compile_programs(group, 4), programs.compile_evaluate(group.model, group.width, 7)
     first = sweep.train(group, *both, sweep.UNWATCHED._replace(report=keep))
     again = sweep.train(group, *both, sweep.UNWATCHED._replace(resume=lambda runs: kept[runs[0]]))
     assert sorted(kept) == [0, 3, 6]
@@ -204,7 +206,7 @@ def test_what_comes_back_is_numpy_in_double_precision(trained):
     for group in trained:
         assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(group[1:]))
         assert {leaf.dtype for leaf in group.evaluation} == {np.dtype(np.float64)}
-        assert group.evaluation.kl.shape == (16, group.group.arch.layers)
+        assert group.evaluation.kl.shape == (16, group.group.layers)
         assert {leaf.dtype for leaf in jax.tree.leaves(group.params)} == {np.dtype(np.float32)}
 
 

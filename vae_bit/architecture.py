@@ -148,7 +148,8 @@ def _init(
     start = arch.encoder_input.start(arch.kernels, x_key, width, first["kernel"].shape[0], n)
     first["kernel"] = jnp.stack([start, jnp.zeros_like(start)], axis=1)
     units, variance = decoder["head"]["kernel"].shape[1] - 1, arch.kernels.variance
-    decoder["head"]["kernel"] *= jnp.sqrt(variance(units, n) / variance(units, width))
+    scale = jnp.sqrt(variance(units, n) / variance(units, width))
+    decoder["head"]["kernel"] *= data.mask(n, width)[:, None] * scale  # an optimiser may take a kernel's norm
     return params
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import ndtri
 
+from vae_bit import checks
+
 
 class Noise(NamedTuple):
     """eps_l for each layer, L arrays that broadcast to the shape of weight: [K], or [K_1, ..., K_L] for a grid."""
@@ -40,6 +42,7 @@ def draw_latent(
     >>> eps.shape, weight.shape
     ((64, 3), (64,))
     """
+    checks.functions(rule=rule)
     eps, weight = rule(key, size, samples)
     nodes = jnp.stack([jnp.broadcast_to(axis, weight.shape).ravel() for axis in eps], -1)
     return nodes.astype(dtype), weight.ravel().astype(dtype)
@@ -51,6 +54,7 @@ def grouped(key: Array, layers: int, samples: int, k: int, rule: Rule) -> Noise:
     A group is one node in k * L dimensions, so any two groups may depend on each other but no two draws of one group.
     ValueError for a grid, which would have far too many nodes, and where k does not divide `samples`.
     """
+    checks.functions(rule=rule)
     if samples % k:
         raise ValueError(f"k: got {k}, expected a divisor of samples, {samples}")
     eps, weight = rule(key, layers * k, samples // k)

@@ -64,17 +64,17 @@ def free_bits(draws: Draws, floor: float = math.log(2.0)) -> Array:
 
 def iwae(draws: Draws) -> Array:
     """The importance-weighted bound on the k draws of each group; see `losses.iwae` and `noise.grouped`."""
-    return -jnp.mean(losses.iwae(_log_weight(draws, _grouped(draws))))
+    return _negative(draws, losses.iwae(_log_weight(draws, _grouped(draws))))
 
 
 def renyi(draws: Draws, alpha: float = 0.5) -> Array:
     """The variational Renyi bound on each group of k draws, between IWAE (0) and the ELBO (1); see `losses.renyi`."""
-    return -jnp.mean(losses.renyi(_log_weight(draws, _grouped(draws)), alpha))
+    return _negative(draws, losses.renyi(_log_weight(draws, _grouped(draws)), alpha))
 
 
 def dreg(draws: Draws) -> Array:
     """IWAE's bound with the doubly reparameterised gradient; see `losses.dreg`."""
-    return -jnp.mean(losses.dreg(lambda z: _log_weight(draws, draws.at(z)), _grouped(draws).z))
+    return _negative(draws, losses.dreg(lambda z: _log_weight(draws, draws.at(z)), _grouped(draws).z))
 
 
 def _log_weight(draws: Draws, forward: ForwardPass | Draws) -> Array:
@@ -82,9 +82,14 @@ def _log_weight(draws: Draws, forward: ForwardPass | Draws) -> Array:
     return -losses.loss(forward.recon, sampled_kl(forward, draws.eps), draws.beta)
 
 
+def _negative(draws: Draws, bound: Array) -> Array:
+    """Minus the mean over groups of a bound [2, groups]."""
+    return -draws.mean(bound[..., None])
+
+
 def _grouped(draws: Draws) -> Draws:
-    """The draws, if they are groups of independent ones; ValueError else."""
-    if draws.weight.ndim != 3:
+    """The draws, if they are groups of independent ones; ValueError else, for a grid too, whose axes are the layers."""
+    if draws.weight.ndim != 3 or any(eps.shape != draws.weight.shape for eps in draws.eps):
         raise ValueError(
             f"noise: got nodes of shape {draws.weight.shape[1:]}, expected groups of independent draws for a bound on "
             "several: partial(noise.grouped, k=8, rule=noise.iid)"

@@ -144,6 +144,8 @@ def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
             raise ValueError(f"k: got {k}, expected 1 with objective {name!r}; see samples")
     elif getattr(recipe.noise, "func", None) is not noise.grouped:
         recipe = _grouped(recipe, k or 1, fields)
+    elif k:
+        recipe = _grouped(replace(recipe, noise=recipe.noise.keywords["rule"]), k, fields)
     return preset._replace(recipe=recipe)
 
 
