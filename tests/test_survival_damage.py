@@ -112,11 +112,11 @@ DAMAGE = {
     },
     **{
         f"no {name}": ("config.json", config_with(name, value=None))
-        for name in ("argv", "stages", "settings", "recipe", "architecture", "schema", "versions", "devices")
+        for name in ("argv", "stages", "settings", "flags", "steps", "history", "variants", "schema", "versions", "devices")
     },
     **{
         f"{name} of a wrong type": ("config.json", config_with(name, value=7))
-        for name in ("argv", "settings", "recipe", "architecture", "versions", "devices", "files")
+        for name in ("argv", "settings", "flags", "steps", "history", "variants", "versions", "devices", "files")
     },
     **{
         f"settings.{name} {value}": ("config.json", config_with("settings", name, value=value))
@@ -126,8 +126,11 @@ DAMAGE = {
     "no argument": ("config.json", config_with("argv", value=[])),
     "another schema": ("config.json", config_with("schema", value=99)),
     "a schema of words": ("config.json", config_with("schema", value="two")),
-    "an activation of no name": ("config.json", config_with("architecture", "activation", value="relu6")),
-    "steps below 0": ("config.json", config_with("recipe", "steps", value=-1)),
+    "another activation": ("config.json", config_with("variants", 0, "model", "activation", value="relu6")),
+    "another recipe": ("config.json", config_with("variants", 0, "recipe", "samples", value=7)),
+    "no recipe": ("config.json", config_with("variants", 0, "recipe", value=None)),
+    "another label": ("config.json", config_with("variants", 0, "objective", value="iwae")),
+    "steps below 0": ("config.json", config_with("steps", value=-1)),
     "a file elsewhere": ("config.json", config_with("files", value={"../x": "0" * 64})),
     "a digest of nothing": ("config.json", config_with("files", value={"results.csv": 3})),
     "curves with a row too few": ("curves.npz", arrays("curves.npz", lambda held: {**held, "kl": held["kl"][1:]})),

@@ -107,14 +107,20 @@ def sample(model: Model, params: Params, key: Array, count: int) -> Array:
 
 
 def chain(model: Model, params: Params, n: Array) -> Chain:
-    """The model as the functions that `vae_bit.exact` integrates."""
-    q = model.encode(params, n)
+    """The model as the functions that `vae_bit.exact` integrates.
+
+    The top latent is in units of its prior, u = (z_L - mean) / std, which changes no divergence and no p(x).
+    """
+    mean, std = model.prior(params)
+    q, up = model.encode(params, n), [partial(function, params) for function in model.up]
     width = jax.eval_shape(model.decode, params, q.mean).shape[0]
-    return Chain(
-        x=data.points(n, width),
-        mask=data.mask(n, width),
-        q_data=q,
-        q=tuple(partial(up, params) for up in model.up),
-        p=tuple(partial(down, params) for down in model.down),
-        logits=partial(model.decode, params),
-    )
+    *below, top = [partial(function, params) for function in (model.decode, *model.down)]  # of z_1, .., z_L
+    logits, *down = *below, lambda u: top(mean + std * u)
+
+    def scaled(q: Normal) -> Normal:
+        return Normal((q.mean - mean) / std, q.std / std)
+
+    if up:
+        up[-1] = lambda z, last=up[-1]: scaled(last(z))
+    q = q if up else scaled(q)
+    return Chain(data.points(n, width), data.mask(n, width), q, tuple(up), tuple(down), logits)

@@ -103,6 +103,8 @@ def order(
             raise ValueError(f"{name}: got {value!r}, expected an integer from {least}")
     if first_seed + seeds > 2**32:
         raise ValueError(f"first_seed={first_seed} seeds={seeds}: expected every seed in [0, 2^32)")
+    if learning_rate is None and len(own := {preset.learning_rate for preset in variants.values()}) == 1:
+        learning_rate = [*own]
     axes = {"layers": layers, "n": n, "beta": beta, "learning_rate": learning_rate}
     settings = {name: axis if axis is None else _ascending(axis) for name, axis in axes.items()}
     settings |= {"first_seed": int(first_seed), "seeds": int(seeds), "chunk": chunk, "history": int(history)}

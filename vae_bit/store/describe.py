@@ -54,8 +54,8 @@ def _array(value: Any) -> Any:
 
 
 def _function(function: Callable) -> Any:
+    name = f"{function.__module__}.{getattr(function, '__qualname__', label(function))}"  # of jnp.tanh, not its inside
     function = inspect.unwrap(function)
-    name = f"{function.__module__}.{getattr(function, '__qualname__', label(function))}"
     held = _held(function)
     if name.split(".")[0] not in PACKAGES:
         held["source"] = _digest(_source(function))

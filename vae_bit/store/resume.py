@@ -1,6 +1,7 @@
 """What was asked of a sweep, as its config.json says, and which of its runs are still to be trained."""
 
 import importlib.metadata
+import re
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise, product
@@ -102,7 +103,7 @@ def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         lines.append(_line("seeds", new["seeds"], old["seeds"]))
     one, other = (flattened(config["variants"]) for config in (now, saved))
     names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return lines + [_line(name, one.get(name), other.get(name)) for name in names]
+    return lines + [_line(re.sub(r"(model|recipe)\.", "", name), one.get(name), other.get(name)) for name in names]
 
 
 def flattened(variants: list[dict[str, Any]]) -> dict[str, Any]:
@@ -123,8 +124,14 @@ def flattened(variants: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _line(name: str, now: Any, saved: Any) -> str:
-    now, saved = (",".join(map(str, value)) if isinstance(value, list) else value for value in (now, saved))
-    return f"{name} {now} (saved: {saved})"
+    return f"{name} {_shown(now)} (saved: {_shown(saved)})"
+
+
+def _shown(value: Any) -> Any:
+    """Lists as on a command line, and what is built in without its module."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return re.sub(r"^(vae_bit|jax)[\w.]*\.(?=\w)", "", value) if isinstance(value, str) else value
 
 
 def stages(settings: dict[str, Any], earlier: Sequence[Stage]) -> list[Stage]:
