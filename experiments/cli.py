@@ -1,8 +1,8 @@
 """Command-line plumbing of every experiment: lists of numbers as flags, and bad input in one line with status 2."""
 
-import ctypes
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,10 +11,8 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from experiments import signals
+from experiments import notebook, signals
 from vae_bit.store.files import Damaged
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class BadInput(Exception):
@@ -67,6 +65,18 @@ class Choice(flags.ArgumentParser):
         return argument
 
 
+class Choices(Choice):
+    """A comma-separated list of distinct ones of a few words."""
+
+    def __init__(self, words: Iterable[str]):
+        super().__init__(words)
+        self.syntactic_help = "comma-separated words of " + ", ".join(self.words)
+
+    def parse(self, argument: Any) -> list[str]:
+        items = argument.split(",") if isinstance(argument, str) else argument
+        return list(dict.fromkeys(super(Choices, self).parse(item) for item in items))
+
+
 class Location(flags.ArgumentParser):
     """A path; a `~` at its start is the user's home, which no shell puts in place behind a `=`."""
 
@@ -81,19 +91,18 @@ class Location(flags.ArgumentParser):
             raise ValueError(f"{argument!r}: {error}; expected {self.syntactic_help}") from error
 
 
-def define(parser: flags.ArgumentParser, name: str, default: Any, help: str) -> None:
-    """A flag of the command itself, so that --help lists it; it takes `parser`'s values and may be given once."""
-    serializer = flags.CsvListSerializer(",") if isinstance(parser, Numbers) else flags.ArgumentSerializer()
-    flag = flags.Flag(parser, serializer, name, default, help, allow_overwrite=False)
-    flags.DEFINE_flag(flag, module_name=sys.argv[0])
+def define(parser: flags.ArgumentParser, name: str, default: Any, help: str, required: bool = False) -> None:
+    """A flag of the command itself, so that --help lists it; it takes `parser`'s values, and but a switch only once.
 
-
-def use_all_cores() -> None:
-    """Makes one CPU device of each core this process may use, unless the user has chosen; call it before JAX starts."""
-    chosen = "JAX_NUM_CPU_DEVICES" in os.environ
-    if not chosen and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        jax.config.update("jax_num_cpu_devices", usable or 1)
+    A second `%run` in one process defines it anew.
+    """
+    if name in flags.FLAGS:
+        delattr(flags.FLAGS, name)
+    lists = isinstance(parser, Numbers | Choices | flags.ListParser)
+    serializer = flags.CsvListSerializer(",") if lists else flags.ArgumentSerializer()
+    boolean = isinstance(parser, flags.BooleanParser)
+    flag = flags.Flag(parser, serializer, name, default, help, boolean=boolean, allow_overwrite=boolean)
+    flags.DEFINE_flag(flag, module_name=sys.argv[0], required=required)
 
 
 def require_devices() -> None:
@@ -107,34 +116,17 @@ def require_devices() -> None:
         raise BadInput(f"{asked}: {reason}; expected platforms of this machine, or none named") from error
 
 
-def keep_freed_memory() -> None:
-    """Has glibc, where it is, keep the megabytes that every block of steps takes and frees.
-
-    To ask the system for them again, page by page, took up to a quarter of a narrow sweep's time.
-    """
-    if mallopt := sys.platform == "linux" and getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-
-
-def keep_programs(folder: str) -> None:
-    """Keeps compiled programs in `folder` for later commands; BadInput where it cannot or where others may write."""
-    try:
-        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = os.stat(folder)
-    except OSError as error:
-        raise BadInput(f"--compilation_cache={folder}: {error.strerror}; expected a folder") from error
-    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
-        raise BadInput(f"--compilation_cache={folder}: others can write programs there; expected a folder of your own")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
 def run(main: Callable[[], int | None]) -> None:
     """Parses the flags, refuses stray arguments, runs `main`, whose result is the exit status.
 
-    BadInput, Damaged and flag errors become one line and status 2; Fault and OSError one line and status 1.
+    BadInput, Damaged and flag errors become one line and status 2, and so does a ValueError of the library about an
+    argument that is a flag here; Fault and OSError one line and status 1. The process is
+    the command's own: it ends here. In a notebook, whose process is not, the whole command runs in another.
     """
+    if notebook.is_running():
+        if status := notebook.run_apart():
+            sys.exit(status)
+        return
     logging.set_verbosity(logging.WARNING)
     _open_streams()
     try:
@@ -142,6 +134,10 @@ def run(main: Callable[[], int | None]) -> None:
         app.run(lambda argv: _leave(main() or 0), flags_parser=_parse)
     except (BadInput, Damaged) as error:
         sys.exit(_refuse(error))
+    except ValueError as error:
+        if not (line := _in_flags(str(error))):
+            raise
+        sys.exit(_refuse(line))
     except KeyboardInterrupt:
         _leave(130)
     except Fault as error:
@@ -193,6 +189,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         sys.exit(_refuse(f"{rest[1]!r}: not a flag; flags look like --n=1,5,1000"))
     return rest
+
+
+def _in_flags(message: str) -> str | None:
+    """`out=DIR: ...` as --out=DIR, and `resume=True` in it as --resume; None where no flag's name comes first."""
+    name = re.match(r"(\w+)[=:]", message)
+    if name and name[1] in flags.FLAGS:
+        told = re.sub(r"(?<= )(\w+)(?==)", lambda word: f"{'--' * (word[1] in flags.FLAGS)}{word[1]}", message)
+        return "--" + re.sub(r"(?<=--)(\w+)=True\b", r"\1", told)
+    return None
 
 
 def _refuse(error: object, status: int = 2) -> int:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 FILES = {"results.csv", "curves.npz", "params.npz", "config.json", "summary.png"}
 BITS = ("results.csv", "curves.npz", "params.npz")
 SMALL = ("--n=1", "--layers=1", "--seeds=2", "--steps=40")
-SLOW = ["experiments.figures.codes", "experiments.keeper", "rich.progress"]
+SLOW = ["experiments.figures.codes", "rich.progress", "vae_bit.store.autosave", "vae_bit.store.folder"]
 
 
 class Outcome(NamedTuple):

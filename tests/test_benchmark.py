@@ -64,15 +64,15 @@ def test_rates_are_what_all_devices_do():
     assert 1e1 < calls < 1e8
 
 
-@pytest.mark.parametrize("way", ["ours default", "ours original"])
-def test_the_exact_loss_is_that_of_an_independent_quadrature(way):
-    preset, n = {"ours default": DEFAULT, "ours original": ORIGINAL}[way], 4
+@pytest.mark.parametrize("implementation", ["ours default", "ours original"])
+def test_the_exact_loss_is_that_of_an_independent_quadrature(implementation):
+    preset, n = {"ours default": DEFAULT, "ours original": ORIGINAL}[implementation], 4
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: np.float32(0.2 * rng.normal(size=leaf.shape)), padding.shapes(preset.model(1, n).init, n)
     )
     recon, kl = oracle.exact(preset.model, params, n, 1001)
-    np.testing.assert_allclose(time_to_truth.loss_of(way, n)(params), recon + kl.sum(), rtol=1e-5)
+    np.testing.assert_allclose(time_to_truth.loss_of(implementation, n)(params), recon + kl.sum(), rtol=1e-5)
 
 
 def test_the_exact_loss_of_a_peer_is_ours_for_the_same_networks():
@@ -119,7 +119,7 @@ def test_processes_share_the_seeds_and_the_environment_stays():
     environment = dict(os.environ)
     (row,) = suite.measure_cases([Case("numpy_batched", 1, 2, 5)], TINY)
     assert dict(os.environ) == environment
-    assert (row["way"], row["seeds"], len(row["us_repeats"])) == ("numpy_batched", 5, 2)
+    assert (row["implementation"], row["seeds"], len(row["us_repeats"])) == ("numpy_batched", 5, 2)
     assert 1.0 < row["us"] < 1e6
     assert row["cpu_us"] > 0.0
     assert row["compile_s"] > 0.0
@@ -148,9 +148,9 @@ def test_the_readmes_command_runs_twice_with_the_same_programs(monkeypatch):
     assert first != second
 
 
-def test_a_way_that_does_not_work_here_is_skipped_with_a_notice(monkeypatch, capsys):
+def test_an_implementation_that_does_not_work_here_is_skipped_with_a_notice(monkeypatch, capsys):
     """Its process does not know this one, as it might not know PyTorch."""
-    monkeypatch.setitem(workers.WAYS, "missing", workers.WAYS["flax_loop"])
+    monkeypatch.setitem(workers.IMPLEMENTATIONS, "missing", workers.IMPLEMENTATIONS["flax_loop"])
     assert suite.measure_cases([Case("missing", 1, 2, 1)], TINY) == []
     assert "skipped missing" in capsys.readouterr().err
 
@@ -163,13 +163,13 @@ def test_an_accelerator_leaves_out_what_cannot_use_it():
     assert suite.fitting(suite.FULL, "cpu") is suite.FULL
 
 
-def test_the_picture_has_a_bar_for_every_way_and_the_floor():
+def test_the_picture_has_a_bar_for_every_implementation_and_the_floor():
     case = Case("ours original", 1, 5, 32)
     ours = suite.row(case, Time(1.0, 2.0), [Time(3e-6, 4e-6), Time(5e-6, 6e-6), Time(9e-6, 9e-6)])
     assert (ours["us"], ours["cpu_us"], ours["compile_s"]) == pytest.approx((5.0, 6.0, 1.0))
     floored = suite.with_floor(ours, Rates(1e11, 1e9, 1e9, 1e10))
     assert floored["over_floor"] == pytest.approx(5.0 / floored["floor_us"])
-    peers = [ours, *(ours | {"way": way, "us": 9.0} for way in PEERS)]
+    peers = [ours, *(ours | {"implementation": name, "us": 9.0} for name in PEERS)]
     (axes,) = plots.bars({"ours": [floored], "peers": peers}).axes
     assert len(axes.patches) == 2 + len(PEERS)
     assert axes.get_yticklabels()[0].get_text().startswith("floor")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vae_bit import sweep
+from vae_bit.networks import elu
 from vae_bit.store import checkpoint, files
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
@@ -118,8 +119,8 @@ def test_a_checkpoint_is_for_the_very_same_runs(group, tmp_path, monkeypatch):
     runs = group.runs
     others = [
         group._replace(recipe=dataclasses.replace(group.recipe, steps=7)),
-        group._replace(arch=dataclasses.replace(group.arch, activation="elu")),
-        group._replace(arch=dataclasses.replace(group.arch, width=4)),
+        group._replace(build=dataclasses.replace(group.build, activation=elu)),
+        group._replace(width=4),
         *(group._replace(runs=runs._replace(**{name: field + 7})) for name, field in runs._asdict().items()),
     ]
     assert [sum(blocks(tmp_path, other)) for other in others] == [0] * 7
@@ -158,12 +159,12 @@ def test_no_changed_bit_goes_unnoticed_and_what_is_damaged_is_removed(group, tmp
 
 
 def test_a_file_of_other_runs_under_a_name_of_ours_is_refused(group, tmp_path):
-    other = group._replace(arch=dataclasses.replace(group.arch, activation="elu"))
+    other = group._replace(build=dataclasses.replace(group.build, activation=elu))
     checkpoint.save(tmp_path, other, WHICH, progress(group, 2))
     (path,) = tmp_path.iterdir()
     path.rename(tmp_path / path.name.replace(checkpoint._name(other), checkpoint._name(group)))
     saved, (error,) = checkpoint.find(tmp_path, group)
-    assert "another architecture or recipe" in str(error)
+    assert "another model or recipe" in str(error)
     assert not saved.blocks.any()
 
 

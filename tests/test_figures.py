@@ -12,22 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import expit
+from sweeps import LABELS, alone
 
 from experiments import figures
 from experiments.cli import BadInput
 from experiments.figures import premises, runs, selection, style
 from experiments.figures.selection import Missing
-from vae_bit import limits, models
+from vae_bit import limits, runner
 from vae_bit.store import results
 
-RECIPE = {"objective": "elbo", "k": 1, "steps": 300}
+RECIPE = {"objective": "elbo", "function": "vae_bit.objectives.elbo", "k": 1, "steps": 300}
 ABOUT = {"argv": ["sweep"], "versions": {}}
 Z = np.array([-1.3, -0.2, 0.0, 0.4, 2.1])
 
 
 def write(out, preset, trained):
     out.mkdir()
-    results.write(out, preset, trained, ABOUT)
+    results.write(out, alone(preset), trained, ABOUT)
     return out
 
 
@@ -47,8 +48,8 @@ def folder(tmp_path_factory, tiny, trained):
 
 
 @pytest.fixture(scope="module")
-def loaded(folder):
-    return selection.load(folder)
+def loaded(folder, tiny):
+    return selection.load(folder, tiny["default"].model)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +57,11 @@ def deep(loaded):
     return selection.median_model(loaded, 2, 5)
 
 
-def test_a_folder_may_be_given_as_text(folder, monkeypatch):
+def test_a_folder_may_be_given_as_text(folder, monkeypatch, tiny):
     """In a notebook a folder is a str, of which the shell has not made `~` the home."""
     monkeypatch.setenv("HOME", str(folder.parent))
     for name in (str(folder), f"~/{folder.name}"):
-        loaded = figures.load(name)
+        loaded = figures.load(name, tiny["default"].model)
         assert loaded.out == folder
         assert selection.median_model(loaded, 1, 5).row["n"] == 5
     with pytest.raises(BadInput, match="--run=none: "):
@@ -80,6 +81,7 @@ def test_one_setting_is_drawn_and_the_rest_is_named(loaded):
 
 def test_beta_one_is_preferred_then_the_best_learning_rate():
     rows = {"beta": np.array([0.5, 1, 1, 1]), "learning_rate": np.array([1, 1, 2, 2.0]), "status": np.full(4, "ok")}
+    rows |= {name: np.full(4, label) for name, label in LABELS._asdict().items()}
     chosen, notices = selection.one_setting(rows | {"gap": np.array([0.0, 0.5, 0.1, 0.2])})
     np.testing.assert_array_equal(chosen, [False, False, True, True])
     assert len(notices) == 2
@@ -105,7 +107,7 @@ def test_pixel_probability_is_the_integral_over_the_lower_layer(deep):
     eps = np.linspace(-9, 9, 2001)
     z_1 = np.asarray(given.mean + given.std * eps[:, None], np.float32)
     params = jax.tree.map(np.float32, deep.params)
-    probability = expit(np.asarray(models.decode(deep.arch, params, jnp.asarray(z_1.ravel())))).reshape(5, *z_1.shape)
+    probability = expit(np.asarray(deep.model.decode(params, jnp.asarray(z_1.ravel())))).reshape(5, *z_1.shape)
     brute = np.einsum("e,iek->ik", normal(eps), probability) * (eps[1] - eps[0])
     np.testing.assert_allclose(selection.pixel_probability(deep, Z), brute, atol=1e-4)
 
@@ -166,7 +168,7 @@ def test_one_colour_for_an_n(loaded):
 
 def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
     """Everything is drawn but the two-layer map."""
-    loaded = selection.load(write(tmp_path / "one", tiny["default"], [at_n(trained[0], 1)]))
+    loaded = selection.load(write(tmp_path / "one", tiny["default"], [at_n(trained[0], 1)]), tiny["default"].model)
     with pytest.raises(Missing, match="2 layers"):
         figures.figure_map(loaded)
     for function in figures.FIGURES:
@@ -175,7 +177,7 @@ def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
 
 
 def test_a_run_of_two_layers_alone(tmp_path, tiny, trained):
-    loaded = selection.load(write(tmp_path / "two", tiny["default"], [trained[1]]))
+    loaded = selection.load(write(tmp_path / "two", tiny["default"], [trained[1]]), tiny["default"].model)
     for function in figures.FIGURES:
         function(loaded).draw_without_rendering()
 
@@ -211,12 +213,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_one_line_that_names_the_folder(damage, folder, tmp_path):
+def test_damage_is_one_line_that_names_the_folder(damage, folder, tmp_path, tiny):
     out = tmp_path / "damaged"
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns("figures"))
     DAMAGE[damage](out)
     with pytest.raises(BadInput, match=str(out)):
-        selection.median_model(selection.load(out), 1, 5)
+        selection.median_model(selection.load(out, tiny["default"].model), 1, 5)
 
 
 def command(*argv):
@@ -224,12 +226,21 @@ def command(*argv):
     return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_draws_all_nine(folder, tmp_path):
-    out = shutil.copytree(folder, tmp_path / "run")
+def test_the_command_draws_all_nine(quick_compile, tmp_path):
+    out = tmp_path / "run"
+    runner.run(n=[2, 5], beta=[0.5, 2.0], learning_rate=[1e-2, 1e30], seeds=1, steps=20, out=out)
     done = command(f"--run={out}", "--format=svg")
     assert done.returncode == 0, done.stderr
     assert [path.name[0] for path in sorted((out / "figures").glob("*.svg"))] == list("123456789")
-    assert "skipped 16 of 32 runs: diverged" in done.stdout
+    assert "skipped 8 of 16 runs: diverged" in done.stdout
+
+
+def test_of_models_that_are_not_known_all_but_their_insides_is_drawn(folder, tmp_path):
+    out = shutil.copytree(folder, tmp_path / "run")
+    done = command(f"--run={out}", "--format=svg")
+    assert done.returncode == 0, done.stderr
+    assert [path.name[0] for path in sorted((out / "figures").glob("*.svg"))] == list("1238")
+    assert done.stdout.count("the model, which is no preset's: figures.load(.., model=..)") == 5
 
 
 def test_the_command_refuses_a_foreign_folder(tmp_path):
@@ -240,5 +251,5 @@ def test_the_command_refuses_a_foreign_folder(tmp_path):
 
 def test_legible_width():
     for widths, best in (((1, 5, 10, 1000), 10), ((1,), 1), ((1, 100, 1000), 1000)):
-        results = selection.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE)
+        results = selection.Saved(Path(), {"n": np.array(widths)}, {}, {}, [], RECIPE, {})
         assert premises.legible_width(results) == best

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from commands import ROOT, SMALL, Command, one_line, same_bits
 
-from experiments import figures, folder
-from experiments.cli import BadInput
-from vae_bit.store import results
+from experiments import figures
+from vae_bit.store import folder, results
 
 NO_LOCKS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
 
@@ -26,7 +25,7 @@ def without_locks(monkeypatch, number):
 
 
 def refuses_another(out):
-    with pytest.raises(BadInput, match=f"--out={out}: another sweep is writing there"), folder.opened(out, False):
+    with pytest.raises(ValueError, match=f"^out={out}: another sweep is writing there"), folder.opened(out, False):
         pass
 
 
@@ -61,7 +60,7 @@ def flock(*_):
     raise OSError(errno.ENOLCK, "No locks available")
 fcntl.flock = flock
 from pathlib import Path
-from experiments import folder
+from vae_bit.store import folder
 with folder.opened(Path({str(tmp_path)!r}), False):
     print("mine", flush=True)
     sys.stdin.read()
@@ -83,7 +82,7 @@ with folder.opened(Path({str(tmp_path)!r}), False):
 def test_a_lock_that_fails_otherwise_is_named(tmp_path, monkeypatch):
     without_locks(monkeypatch, errno.EIO)
     with (
-        pytest.raises(BadInput, match=f"--out={tmp_path}: its file lock: Input/output error"),
+        pytest.raises(ValueError, match=f"^out={tmp_path}: its file lock: Input/output error"),
         folder.opened(tmp_path, False),
     ):
         pass

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vae_bit.distributions import Normal, normal_sample, standard_normal
-from vae_bit.losses import average, dreg, elbo, free_bits, iwae, partly_closed_kl, renyi, sampled_kl
+from vae_bit.losses import average, dreg, elbo, entropy_form_kl, free_bits, iwae, renyi, sampled_kl
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ORDERS = np.array(
@@ -121,7 +121,7 @@ def test_narrow_numbers_are_summed_and_returned_in_float32(dtype):
         lambda w: elbo(w, [w, w], 2.0),
         lambda w: free_bits(w, 0.5),
         lambda w: sampled_kl(w, Normal(w, -w), standard_normal((300,), w.dtype)),
-        lambda w: partly_closed_kl(w, Normal(w, -w), standard_normal((300,), w.dtype)),
+        lambda w: entropy_form_kl(w, Normal(w, -w), standard_normal((300,), w.dtype)),
         lambda w: dreg(lambda z: z.sum(-1), w[:, None]),
     )
     for call in calls:

@@ -10,10 +10,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from sweeps import alone
 
 from experiments.figures import selection
 from experiments.report import page, story, text
-from vae_bit.store import files, results
+from vae_bit.store import files, results, table
 
 ABOUT = {"argv": ["sweep", "--n=2,5", "--note=<b>"], "versions": {"numpy": np.__version__}}
 
@@ -21,13 +22,13 @@ ABOUT = {"argv": ["sweep", "--n=2,5", "--note=<b>"], "versions": {"numpy": np.__
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny, trained):
     out = tmp_path_factory.mktemp("report")
-    results.write(out, tiny["default"], trained, ABOUT)
+    results.write(out, alone(tiny["default"]), trained, ABOUT)
     return out
 
 
 @pytest.fixture(scope="module")
-def document(folder):
-    return page.page(selection.load(folder))
+def document(folder, tiny):
+    return page.page(selection.load(folder, tiny["default"].model))
 
 
 class Outline(HTMLParser):
@@ -62,9 +63,9 @@ def test_one_file_that_loads_nothing(document):
     assert "<!--" not in document.replace("<!DOCTYPE", "")
 
 
-def test_the_table_holds_the_medians_of_every_setting(folder, document):
+def test_the_table_holds_the_medians_of_every_setting(folder, document, tiny):
     """Of each beta and learning rate that did not diverge; the post's runs had beta = 1."""
-    rows = selection.load(folder).every
+    rows = selection.load(folder, tiny["default"].model).every
     lines = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(.*?)</tr>", document)][1:]
     assert [line[:3] for line in lines] == [[layers, n, beta] for layers in "12" for n in "25" for beta in ("0.5", "2")]
     for line in lines:
@@ -75,7 +76,7 @@ def test_the_table_holds_the_medians_of_every_setting(folder, document):
     assert {line[-1] for line in lines} == {"-"}
 
 
-def test_every_number_follows_the_results(folder, document, tmp_path):
+def test_every_number_follows_the_results(folder, document, tmp_path, tiny):
     """Other results, other numbers: each figure of the table that the story tells is read from it."""
     out = shutil.copytree(folder, tmp_path / "other")
     rows = results.load_table(out)
@@ -83,9 +84,9 @@ def test_every_number_follows_the_results(folder, document, tmp_path):
     for k, name in enumerate(told.split()):
         rows[name] = np.full(rows["n"].size, 0.111 * (k + 1))
     rows["valid_mass"] = np.full(rows["n"].size, 0.123)
-    (out / "results.csv").write_text(results._csv(rows))
+    (out / "results.csv").write_text(table.to_csv(rows))
     files.write_config(out, files.read_config(out) | {"files": {}})
-    other = selection.load(out)
+    other = selection.load(out, tiny["default"].model)
     told = " ".join(section.tell(other) for chapter in story.STORY for section in chapter.sections)
     # -ln p(x) is told as its distance from ln 2 = 0.693 too
     for number in ("0.111", "0.222", "0.33", "0.444", "0.555", "0.666", "-0.027", "0.777", "0.888", "0.999", "12.3%"):
@@ -103,8 +104,8 @@ def test_no_number_is_typed_in():
 
 def test_what_is_missing_is_said(tmp_path, tiny, trained, monkeypatch):
     monkeypatch.setattr(page, "picture", lambda figure: "<img src='drawn'>")
-    results.write(tmp_path, tiny["default"], trained[:1], ABOUT)
-    document = page.page(selection.load(tmp_path))
+    results.write(tmp_path, alone(tiny["default"]), trained[:1], ABOUT)
+    document = page.page(selection.load(tmp_path, tiny["default"].model))
     assert "Two layers (needs runs with 1 layer and with 2 layers at one n)" in document
     assert "Why two layers work (needs runs with 2 layers)" in document
     assert len(Outline(document).sources) == 7

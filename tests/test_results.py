@@ -5,20 +5,22 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from scipy import integrate, stats
+from sweeps import alone
 
-from vae_bit import exact, limits, models
-from vae_bit.store import results
+from vae_bit import exact, limits, padding, runner
+from vae_bit.store import results, table
+from vae_bit.training import Run
 
 HEADER = (
-    "layers,n,beta,learning_rate,seed,status,steps,loss,recon,recon_per_dim,kl,limit,gap,"
-    "nll,posterior_kl,mutual_information,marginal_kl,valid_mass,error"
+    "preset,objective,optimizer,layers,n,beta,learning_rate,seed,status,collapsed,steps,loss,recon,recon_per_dim,kl,limit,gap,"
+    "nll,posterior_kl,mutual_information,marginal_kl,valid_mass,error,kl_1,kl_2"
 )
 COLUMNS = HEADER.split(",")
+KEYS = COLUMNS[:8]
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +31,13 @@ def rows(trained):
 @pytest.fixture(scope="module")
 def folder(trained, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
-    results.write(out, tiny["default"], trained, {"settings": {"n": [2, 5]}})
+    results.write(out, alone(tiny["default"]), trained, {"settings": {"n": [2, 5]}})
     return out
 
 
 def test_columns_and_order(rows, trained):
     assert list(rows) == COLUMNS
-    keys = list(zip(*(rows[name].tolist() for name in COLUMNS[:5]), strict=True))
+    keys = list(zip(*(rows[name].tolist() for name in KEYS), strict=True))
     assert keys == sorted(keys)
     assert len(set(keys)) == 32
     np.testing.assert_array_equal(rows["loss"], np.concatenate([group.evaluation.loss for group in trained]))
@@ -45,6 +47,8 @@ def test_identities(rows):
     ok = rows["status"] != "diverged"
     assert ok.sum() == 16
     own = {name: column[ok] for name, column in rows.items()}
+    np.testing.assert_array_equal(np.isnan(own["kl_2"]), own["layers"] == 1)
+    np.testing.assert_allclose(own["kl_1"] + np.nan_to_num(own["kl_2"]), own["kl"], rtol=0, atol=1e-12)
     close = {"rtol": 0, "atol": 1e-9}
     np.testing.assert_allclose(own["loss"], own["recon"] + own["beta"] * own["kl"], **close)
     np.testing.assert_allclose(own["gap"], own["loss"] - own["limit"], **close)
@@ -66,7 +70,7 @@ def test_limits_are_those_of_each_row(rows):
         assert limit == pytest.approx(expected, rel=1e-12)
 
 
-def test_status_rules():
+def test_status_rules(trained):
     cases = [  # n, beta, finished, loss, mutual information; of two layers, whose optimum holds ln 2 where n > beta
         (5, 1.0, True, 1.1, 0.6, "ok"),
         (5, 1.0, True, math.nan, math.nan, "diverged"),
@@ -82,15 +86,18 @@ def test_status_rules():
         (1, 0.5, True, 0.7, 0.0, "collapsed"),
     ]
     n, beta, finished, loss, information, expected = (np.array(column) for column in zip(*cases, strict=True))
-    figures: Any = exact.Evaluation(*map(jnp.asarray, [loss] * len(exact.Evaluation._fields)))
-    figures = figures._replace(loss=loss, mutual_information=information)
-    np.testing.assert_array_equal(results.status(2, n, beta, finished, figures), expected)
+    runs = Run(n, np.arange(n.size), beta, np.full(n.size, 0.01))
+    figures = evaluation(information)._replace(loss=loss)
+    group = trained[1].group._replace(runs=runs)
+    rows = table.from_trained(trained[1]._replace(group=group, finite=finished, evaluation=figures))
+    np.testing.assert_array_equal(rows["status"], expected)
+    np.testing.assert_array_equal(rows["collapsed"], information < 0.01 * (n > beta))
 
 
 def evaluation(information) -> Any:
-    """Finite figures of some runs with the given mutual information."""
+    """Finite figures of some runs of two layers with the given mutual information."""
     figures: Any = dict.fromkeys(exact.Evaluation._fields, np.ones(len(information)))
-    return exact.Evaluation(**figures | {"mutual_information": information})
+    return exact.Evaluation(**figures | {"mutual_information": information, "kl": np.ones((len(information), 2))})
 
 
 def information_of(m, s):
@@ -113,16 +120,15 @@ def test_a_run_at_the_optimum_has_not_collapsed(ratio):
     np.testing.assert_allclose(limits.information(1, n, beta), best, atol=1e-10)
     assert (best[0] < 0.01) == (ratio == 1.000001)
     for held, at in ((0.0, np.zeros(1)), (0.51, 0.51 * best), (1.0, best)):
-        status = results.status(1, n, beta, np.array([True]), evaluation(at))
-        assert status[0] == ("collapsed" if held == 0.0 and best[0] > 0.01 else "ok"), (held, best)
+        collapsed = table.is_collapsed(1, n, beta, at)
+        assert collapsed[0] == (held == 0.0 and best[0] > 0.01), (held, best)
 
 
 def test_rounding_below_zero_is_no_collapse():
     """Where no code pays the exact mutual information may come out as -1e-9."""
-    rounded = evaluation(np.full(2, -1e-9))
     for layers in (1, 2, 3):
-        status = results.status(layers, np.array([1, 2]), np.array([1.0, 3.0]), np.array([True, True]), rounded)
-        assert status.tolist() == ["ok", "ok"]
+        collapsed = table.is_collapsed(layers, np.array([1, 2]), np.array([1.0, 3.0]), np.full(2, -1e-9))
+        assert collapsed.tolist() == [False, False]
 
 
 def test_status_of_runs(rows):
@@ -153,44 +159,60 @@ def test_files_and_curves(folder, trained, tiny):
     with np.load(folder / "params.npz", allow_pickle=False) as file:
         arrays = dict(file)
     assert {name.rsplit("/", 5)[0].split("/q")[0].split("/p")[0] for name in arrays} == {
-        f"layers={layers}/n={n}" for layers in (1, 2) for n in (2, 5)
+        f"default/elbo/adam/layers={layers}/n={n}" for layers in (1, 2) for n in (2, 5)
     }
-    assert arrays["layers=2/n=2/p/0/params/head/kernel"].shape == (8, 2, 5)
+    assert arrays["default/elbo/adam/layers=2/n=2/p/0/params/head/kernel"].shape == (8, 2, 5)
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"] == {"n": [2, 5]}
-    assert config["recipe"]["samples"] == tiny["default"].recipe.samples
+    (variant,) = config["variants"]
+    assert variant["recipe"]["samples"] == tiny["default"].recipe.samples
     assert isinstance(config["schema"], int)
 
 
+@pytest.fixture(scope="module")
+def loaded(folder, tiny):
+    return runner.load(folder, tiny["default"].model)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
-def test_every_run_reads_back(folder, trained, layers):
+def test_every_run_reads_back(loaded, trained, tiny, layers):
     group, params = trained[layers - 1].group, trained[layers - 1].params
     for index, (n, seed, beta, rate) in enumerate(zip(*(field.tolist() for field in group.runs), strict=True)):
-        saved = results.load_run(folder, layers, n, seed=seed, beta=beta, learning_rate=rate)
-        own = models.unpad(jax.tree.map(lambda leaf, i=index: leaf[i], params), n)
-        jax.tree.map(np.testing.assert_array_equal, saved.params, own)
-        assert [saved.row[name] for name in COLUMNS[:5]] == [layers, n, beta, rate, seed]
-        assert (saved.arch.layers, saved.arch.width) == (layers, n)
-        if np.isfinite(saved.row["loss"]):
-            recon, kl = oracle.exact(saved.arch, saved.params, n, 300)
-            assert recon == pytest.approx(saved.row["recon"], abs=2e-6)
-            assert recon + beta * kl.sum() == pytest.approx(saved.row["loss"], abs=2e-6)
+        run = loaded.load(layers=layers, n=n, seed=seed, beta=beta, learning_rate=rate)
+        like = padding.shapes(group.build(layers, n).init, n)
+        own = padding.unpad(jax.tree.map(lambda leaf, i=index: leaf[i], params), like)
+        jax.tree.map(np.testing.assert_array_equal, run.params, own)
+        assert [run.row[name] for name in KEYS] == ["default", "elbo", "adam", layers, n, beta, rate, seed]
+        assert run.model.layers == layers
+        assert run.decode(np.zeros(3)).shape == (n, 3)
+        if np.isfinite(run.row["loss"]):
+            recon, kl = oracle.exact(tiny["default"].model, run.params, n, 300)
+            assert recon == pytest.approx(run.row["recon"], abs=2e-6)
+            assert recon + beta * kl.sum() == pytest.approx(run.row["loss"], abs=2e-6)
 
 
-def test_a_run_read_back_has_the_loss_of_its_row(folder):
-    saved = results.load_run(folder, 1, 5, seed=2**32 - 1, beta=2.0)
-    with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: leaf.astype(np.float64), saved.params)
-        loss = jax.jit(lambda params: exact.evaluate(models.chain(saved.arch, params, jnp.int32(5)), 2.0).loss)(params)
-    assert float(loss) == pytest.approx(saved.row["loss"], abs=1e-9)
+def test_a_run_read_back_has_the_figures_of_its_row(loaded):
+    run = loaded.load(layers=1, n=5, seed=2**32 - 1, beta=2.0)
+    figures = run.evaluate()
+    for name in ("loss", "recon", "nll", "mutual_information", "marginal_kl", "valid_mass"):
+        assert getattr(figures, name) == pytest.approx(run.row[name], abs=1e-9)
+    assert figures.loss.dtype == np.float64
+    assert run.evaluate(beta=1.0).loss == pytest.approx(run.row["recon"] + run.row["kl"], abs=1e-9)
 
 
-def test_the_first_run_that_fits_is_read(folder):
-    assert results.load_run(folder, 2, 5).row["seed"] == 0
-    assert results.load_run(folder, 2, 5, learning_rate=1e30).row["status"] == "diverged"
+def test_the_first_run_that_fits_is_read(loaded):
+    assert loaded.load(layers=2, n=5).row["seed"] == 0
+    assert loaded.load(layers=2, n=5, learning_rate=1e30).row["status"] == "diverged"
 
 
 @pytest.mark.parametrize("keys", [{"layers": 3, "n": 5}, {"layers": 1, "n": 4}, {"layers": 1, "n": 5, "seed": 1}])
-def test_a_run_that_is_not_there_is_named(folder, keys):
+def test_a_run_that_is_not_there_is_named(loaded, keys):
     with pytest.raises(KeyError, match=f"n={keys['n']}"):
-        results.load_run(folder, **keys)
+        loaded.load(**keys)
+    with pytest.raises(ValueError, match="depth: no column"):
+        loaded.load(depth=2)
+
+
+def test_a_model_of_ones_own_must_be_given(folder):
+    with pytest.raises(ValueError, match="model: none given is that of"):
+        runner.load(folder)

@@ -11,6 +11,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from sweeps import alone
 
 from vae_bit.store import files, results
 from vae_bit.store.files import Damaged
@@ -18,8 +19,13 @@ from vae_bit.store.files import Damaged
 
 @pytest.fixture
 def folder(tiny, trained, tmp_path):
-    results.write(tmp_path, tiny["default"], trained, {"settings": {}})
+    results.write(tmp_path, alone(tiny["default"]), trained, {"settings": {}})
     return tmp_path
+
+
+@pytest.fixture
+def load(tiny):
+    return lambda folder: results.load(folder, [tiny["default"].model])
 
 
 def contents(folder):
@@ -48,7 +54,7 @@ def intercepted(monkeypatch, before):
 
 
 @pytest.mark.parametrize("moment", range(len(CALLS)))
-def test_a_kill_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch, moment):
+def test_a_kill_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch, moment, load):
     old = contents(folder)
 
     class Killed(BaseException):
@@ -60,17 +66,17 @@ def test_a_kill_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monk
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         intercepted(patch, dies)
-        results.write(folder, tiny["default"], trained[:1], {"settings": {}})
-    rows = results.load(folder).rows
+        results.write(folder, alone(tiny["default"]), trained[:1], {"settings": {}})
+    rows = load(folder).rows
     assert rows["n"].size == (32 if moment < RENAMED else 16)
     files.remove_partials(folder)
     assert set(contents(folder)) == set(old)
-    assert all(len(leaf) == (8 if "layers" in name else 0) for name, leaf in results.load(folder).params.items())
+    assert all(len(leaf) == (8 if "layers" in name else 0) for name, leaf in load(folder).params.items())
     if moment < RENAMED:
         assert contents(folder) == old
 
 
-def test_a_loss_of_power_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch):
+def test_a_loss_of_power_leaves_the_old_files_or_the_new_ones(folder, tiny, trained, monkeypatch, load):
     """A disk keeps the names as they were when the folder was last synced, or any of those given since."""
     kept, real_sync = [], files._sync
 
@@ -81,7 +87,7 @@ def test_a_loss_of_power_leaves_the_old_files_or_the_new_ones(folder, tiny, trai
     monkeypatch.setattr(files, "_sync", sync)
     names = intercepted(monkeypatch, lambda *_: None)
     kept.append(contents(folder))
-    results.write(folder, tiny["default"], trained[:1], {"settings": {}})
+    results.write(folder, alone(tiny["default"]), trained[:1], {"settings": {}})
     assert names == CALLS
     assert kept[-1] == contents(folder)
     assert len(kept) == 4
@@ -96,7 +102,7 @@ def test_a_loss_of_power_leaves_the_old_files_or_the_new_ones(folder, tiny, trai
                 held = (later if name.removesuffix(".partial") in some else earlier).get(name)
                 if held is not None:
                     (folder / name).write_bytes(held)
-            assert results.load(folder).rows["n"].size in (32, 16)
+            assert load(folder).rows["n"].size in (32, 16)
 
 
 def test_a_new_folder_and_a_new_name_outlast_a_loss_of_power(tmp_path, monkeypatch):
@@ -119,11 +125,11 @@ def test_a_folder_that_cannot_be_synced_is_no_fault_but_a_disk_that_fails_is(tmp
 
 
 @pytest.mark.parametrize("name", ["curves.npz", "params.npz", "results.csv", "config.json"])
-def test_a_file_that_cannot_be_written_is_named_and_the_others_stay(folder, tiny, trained, name):
+def test_a_file_that_cannot_be_written_is_named_and_the_others_stay(folder, tiny, trained, name, load):
     old = contents(folder)
     (folder / f"{name}.partial").mkdir()
     with pytest.raises(OSError) as caught:
-        results.write(folder, tiny["default"], trained[:1], {"settings": {}})
+        results.write(folder, alone(tiny["default"]), trained[:1], {"settings": {}})
     assert caught.value.filename == str(folder / name)
     (folder / f"{name}.partial").rmdir()
     files.remove_partials(folder)
@@ -141,7 +147,7 @@ def damages(content):
 
 @pytest.mark.parametrize("digests", [True, False])
 @pytest.mark.parametrize("name", ["results.csv", "curves.npz", "params.npz"])
-def test_damaged_results_are_refused(folder, name, digests):
+def test_damaged_results_are_refused(folder, name, digests, load):
     if not digests:
         config = files.read_config(folder)
         (folder / "config.json").write_text(json.dumps({**config, "files": {}}))
@@ -149,19 +155,19 @@ def test_damaged_results_are_refused(folder, name, digests):
     for damage in list(damages(content))[: None if digests else 2]:
         (folder / name).write_bytes(damage)
         with pytest.raises(Damaged, match=str(folder / name)):
-            results.load(folder)
+            load(folder)
     (folder / name).unlink()
     with pytest.raises(Damaged, match=rf"{folder / name}: No such file"):
-        results.load(folder)
+        load(folder)
     elsewhere = folder.parent / f"{folder.name}_elsewhere"
     elsewhere.write_bytes(content)
     (folder / name).symlink_to(elsewhere)
     with pytest.raises(Damaged, match=f"{folder / name}: .*link"):
-        results.load(folder)
+        load(folder)
 
 
 @pytest.mark.parametrize("name", ["curves.npz", "params.npz"])
-def test_pickled_objects_are_never_loaded(folder, name, tmp_path):
+def test_pickled_objects_are_never_loaded(folder, name, tmp_path, load):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
@@ -171,7 +177,7 @@ def test_pickled_objects_are_never_loaded(folder, name, tmp_path):
     digests = config["files"] | {name: files.digest(folder / name)}
     files.write_config(folder, config | {"files": digests})
     with pytest.raises(Damaged, match=f"{folder / name}.*allow_pickle=False"):
-        results.load(folder)
+        load(folder)
     assert not (tmp_path / "sprung").exists()
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from commands import BITS, ROOT, SMALL, Command
 
-from experiments import keeper, signals
+from experiments import signals
 from experiments.signals import Stop, Stopped
 from vae_bit import sweep
 from vae_bit.programs import Programs
 from vae_bit.store import checkpoint, results
+from vae_bit.store.autosave import Autosave
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics, State
 
@@ -112,7 +113,7 @@ def test_a_signal_that_is_to_be_ignored_stays_so():
 
 def test_the_block_in_training_is_saved_before_the_sweep_stops(group, saves, tmp_path):
     stop = Stop()
-    watch = keeper.Keeper(tmp_path, 1e9, stop).watch(group, lambda *_: None)
+    watch = Autosave(tmp_path, 1e9, stop.check).watch(group, lambda *_: None)
     watch.resume(np.arange(2))
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(Stopped):
@@ -125,10 +126,10 @@ def test_a_signal_in_a_save_neither_cuts_it_short_nor_is_lost(group, saves, coun
     """The last of them is that of the last chunk: all that is left is to evaluate."""
     done, begun, during = saves
     stop = Stop()
-    kept = keeper.Keeper(tmp_path, 0.0, stop)
+    autosave = Autosave(tmp_path, 0.0, stop.check)
     during.append(lambda item: item == moment and signal.raise_signal(signal.SIGINT))
     with pytest.raises(Stopped):
-        sweep.train_all([group], 2, [kept.watch(group, lambda *_: None)])
+        sweep.train_all([group], 2, [autosave.watch(group, lambda *_: None)])
     assert done == begun  # no save is begun and not done, and none is done twice
     assert len(set(done)) == len(done)
     every = [(0, 1), (0, 2), (2, 1), (2, 2)]
@@ -155,7 +156,7 @@ def test_who_waits_for_a_program_stops_at_once(group, monkeypatch):
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
-@pytest.mark.parametrize("module", ["jax.numpy", "experiments.keeper"])
+@pytest.mark.parametrize("module", ["jax.numpy", "experiments.figures"])
 def test_while_the_command_imports(tmp_path, number, module):
     """Python says what it imports, and is stopped there."""
     line = [sys.executable, "-X", "importtime", "-m", "experiments.sweep", *SMALL]

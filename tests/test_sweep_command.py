@@ -150,7 +150,7 @@ FORKS = """
 import os, runpy, sys
 from pathlib import Path
 
-import experiments.figures, experiments.options, rich.progress, vae_bit.results, vae_bit.sweep
+import experiments.figures, rich.progress, vae_bit.store.autosave, vae_bit.store.folder
 
 for number, line in enumerate(sys.stdin):
     if not os.fork():

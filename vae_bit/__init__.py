@@ -1,8 +1,12 @@
 """Autoencoding a single bit: the smallest VAE that can fail, with every answer known exactly.
 
-The names below are for any VAE, and none of them needs flax: `distributions`, `losses` and `noise` are pure functions
-of arrays for latents and data of any size, `exact` integrates a VAE with scalar latents, `limits` says what none beats.
+`run` trains a sweep and `load` reads one back; `presets` and `objectives` are what to train. All other names are for
+any VAE and need jax and numpy alone: `distributions`, `losses` and `noise` are pure functions of arrays for latents and
+data of any size, `exact` integrates a VAE with scalar latents, `limits` says what none beats.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from vae_bit.distributions import (
     Normal,
@@ -22,16 +26,22 @@ from vae_bit.losses import (
     average,
     dreg,
     elbo,
+    entropy_form_kl,
     free_bits,
     iwae,
     loss,
-    partly_closed_kl,
     path_kl,
     renyi,
     sampled_kl,
     top_kl,
 )
 from vae_bit.noise import Noise, draw_latent
+
+if TYPE_CHECKING:
+    from vae_bit import objectives, presets
+    from vae_bit.runner import load, run
+
+OF_A_SWEEP = {"run": "vae_bit.runner", "load": "vae_bit.runner", "objectives": None, "presets": None}
 
 __all__ = [
     "Chain",
@@ -47,10 +57,12 @@ __all__ = [
     "draw_latent",
     "dreg",
     "elbo",
+    "entropy_form_kl",
     "evaluate",
     "free_bits",
     "iwae",
     "limit",
+    "load",
     "log_evidence",
     "loss",
     "mmse",
@@ -59,13 +71,27 @@ __all__ = [
     "normal_kl_standard",
     "normal_log_prob",
     "normal_sample",
+    "objectives",
     "one_layer",
-    "partly_closed_kl",
     "path_kl",
+    "presets",
     "prior_mismatch",
     "renyi",
+    "run",
     "sampled_kl",
     "softplus",
     "standard_normal",
     "top_kl",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What a sweep needs is imported when it is asked for: flax and optax take a second."""
+    if name not in OF_A_SWEEP:
+        raise AttributeError(f"module 'vae_bit' has no attribute {name!r}")
+    module = OF_A_SWEEP[name]
+    return getattr(import_module(module), name) if module else import_module(f"vae_bit.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

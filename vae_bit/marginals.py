@@ -13,20 +13,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae_bit.distributions import LOG_2PI, Normal
-from vae_bit.quadrature import Table, adapt, lookup, nodes, peaks, resample, share, tabulate
+from vae_bit.quadrature import ORDER, Table, adapt, lookup, nodes, peaks, resample, share, tabulate
 
 Kernel = Callable[[Array], Normal]
 
 PASSES = 5  # evaluations on a grid of one latent, the last of which counts
 INNER_PASSES = 5
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
+BLUR = 0.25  # of the way that a panel's nodes go: a sum over them of Gaussians that much wider is smooth to about 1e-4
 CHUNK = 64  # decoder inputs evaluated at a time
 
 
 class Grids(NamedTuple):
     """How fine the grids are, in panels."""
 
-    outer: int = 52  # of a grid on which functions of one latent are integrated or tabulated
+    outer: int = 48  # of a grid on which functions of one latent are integrated or tabulated
     inner: int = 18  # of the grids of an inner integral, one for each node of the outer one
 
 
@@ -107,8 +108,9 @@ def push(
     below, normals = adapt(partial(_under, source, kernel), source.edges, PASSES)
     z, weights = nodes(below)
     log_mass = lookup(source, z) + jnp.log(jnp.maximum(weights, jnp.finfo(z.dtype).tiny))[None]
-    step = jnp.abs(jnp.diff(normals.mean, prepend=normals.mean[:1]))
-    broad = Normal(normals.mean[None], jnp.hypot(normals.std, step)[None])
+    panels = normals.mean.reshape(-1, ORDER)
+    blur = jnp.repeat(BLUR * (jnp.max(panels, axis=1) - jnp.min(panels, axis=1)), ORDER)
+    broad = Normal(normals.mean[None], jnp.hypot(normals.std, blur)[None])
 
     def sketch(target):
         log_kernel = log_normal(target[:, None], broad)

@@ -103,7 +103,7 @@ Kl = Callable[[ForwardPass, list[Array]], list[Array]]  # of the layers, given a
 def closed_kl(forward: ForwardPass, eps: list[Array]) -> list[Array]:
     """KL(q(z_L | z_{L-1}) || p(z_L)) in closed form, -H(q) - ln p below the top; broadcast to [2, *nodes]."""
     *below, (_, q, p) = _by_layer(forward)
-    return [*(losses.partly_closed_kl(*layer) for layer in below), normal_kl(q, p)]
+    return [*(losses.entropy_form_kl(*layer) for layer in below), normal_kl(q, p)]
 
 
 def sampled_kl(forward: ForwardPass | Draws, eps: list[Array]) -> list[Array]:
@@ -113,7 +113,7 @@ def sampled_kl(forward: ForwardPass | Draws, eps: list[Array]) -> list[Array]:
 
 def drawn_kl(forward: ForwardPass, eps: list[Array]) -> list[Array]:
     """`sampled_kl` at z = mean + std * eps, where ln q = -H(q) + (1 - eps^2) / 2 needs no division."""
-    kl = [losses.partly_closed_kl(*layer) for layer in _by_layer(forward)]
+    kl = [losses.entropy_form_kl(*layer) for layer in _by_layer(forward)]
     return [kl_l + 0.5 * (1.0 - jnp.square(eps_l)) for kl_l, eps_l in zip(kl, eps, strict=True)]
 
 

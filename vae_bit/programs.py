@@ -49,6 +49,7 @@ class Group(NamedTuple):
     layers: int
     width: int
     runs: Run
+    history: int = 0  # points of training at which the parameters are kept, to be evaluated
 
     @property
     def model(self) -> Model:

@@ -20,8 +20,8 @@ ORDER = 6
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
 # values at the nodes -> Legendre coefficients: c_k = (2 k + 1) / 2 * sum_q w_q P_k(x_q) f(x_q)
 _TO_LEGENDRE = np.polynomial.legendre.legvander(NODES, ORDER - 1).T * WEIGHTS * (np.arange(ORDER)[:, None] + 0.5)
-# values at the nodes -> coefficients of powers
-TO_POWERS = np.linalg.inv(np.vander(NODES, increasing=True))
+POWERS = np.vander(NODES, increasing=True)  # coefficients of powers -> values at the nodes
+TO_POWERS = np.linalg.inv(POWERS)
 # values at the nodes -> the polynomial at the left and right edge of the panel, and its last two Legendre coefficients
 ESTIMATES = np.concatenate([np.vander([-1.0, 1.0], ORDER, increasing=True) @ TO_POWERS, _TO_LEGENDRE[-2:]])
 FLOOR = 0.2  # share of the panels that stays where it was, so that nothing is given up for good
@@ -56,10 +56,9 @@ def adapt(
     def one_pass(i, grid):
         edges = grid[0]
         features, values = f(nodes(edges)[0])
-        if guides:
-            kept = (jnp.arange(features.shape[0]) < features.shape[0] - guides) | (i != passes - 2)
-            features = jnp.where(kept.reshape(-1, *(1,) * (features.ndim - 1)), features, 0.0)
-        return share(edges, features, edges.shape[-1] - 1), edges, values
+        count = features.shape[0]
+        kept = (jnp.arange(count) < count - guides) | (i != passes - 2) if guides else None
+        return share(edges, features, edges.shape[-1] - 1, kept), edges, values
 
     # The last values are carried: to keep those of every pass, as a scan would, is more to compile and to hold.
     none_yet = jax.tree.map(jnp.zeros_like, jax.eval_shape(f, nodes(edges)[0])[1])
@@ -75,13 +74,13 @@ def mass_defect(density: Array, edges: Array) -> Array:
     return jnp.abs(jnp.sum(density * nodes(edges)[1][None], axis=-1) - 1.0)
 
 
-def share(edges: Array, features: Array, panels: int) -> Array:
+def share(edges: Array, features: Array, panels: int, kept: Array | None = None) -> Array:
     """New edges [..., panels + 1] such that every panel has an equal share of error^(1/4).
 
-    features [m, ..., K] are given at the nodes of the old edges. error^(1 / ORDER) would suit smooth functions; the
-    fourth root closes in on kinks faster.
+    features [m, ..., K] are given at the nodes of the old edges; those that are `kept` [m] count, or all of them.
+    error^(1 / ORDER) would suit smooth functions; the fourth root closes in on kinks faster.
     """
-    demand = jnp.sqrt(jnp.sqrt(jnp.maximum(_error(features), jnp.finfo(edges.dtype).eps)))
+    demand = jnp.sqrt(jnp.sqrt(jnp.maximum(_error(features, kept), jnp.finfo(edges.dtype).eps)))
     before = demand @ jnp.asarray(np.tri(edges.shape[-1], demand.shape[-1], -1).T, demand.dtype)  # sum up to each edge
     even = _row(np.linspace(0.0, 1.0, edges.shape[-1]), edges)
     cumulative = (1.0 - FLOOR) * before / before[..., -1:] + FLOOR * even
@@ -125,8 +124,13 @@ def lookup(table: Table, z: Array) -> Array:
     return total.reshape(-1, *z.shape)
 
 
-def _error(values: Array) -> Array:
-    """How badly each panel is resolved, the worst over all features, relative to each one's maximum: [..., P].
+def at_nodes(table: Table) -> Array:
+    """The tabulated functions at the nodes of their own grid, [m, K]."""
+    return _flat(jnp.einsum("qk,mkp->mpq", jnp.asarray(POWERS, table.edges.dtype), table.coefficients))
+
+
+def _error(values: Array, kept: Array | None = None) -> Array:
+    """How badly each panel is resolved, the worst over the features kept, relative to each one's maximum: [..., P].
 
     The last two Legendre coefficients, or the jump between the polynomials of neighbouring panels at their edge, which
     finds a step that falls between two panels.
@@ -137,7 +141,8 @@ def _error(values: Array) -> Array:
     jump = jnp.pad(jnp.abs(right[..., :-1] - left[..., 1:]), [(0, 0)] * (left.ndim - 1) + [(1, 1)])
     worst = jnp.maximum(jnp.abs(tail[0]), jnp.abs(tail[1]))
     worst = jnp.maximum(worst, jnp.maximum(jump[..., :-1], jump[..., 1:]))
-    return jnp.max(worst / scale[..., None], axis=0)
+    count = None if kept is None else kept.reshape(-1, *(1,) * (worst.ndim - 1))
+    return jnp.max(worst / scale[..., None], axis=0, initial=0.0, where=count)
 
 
 def _interpolate(x: Array, knots: Array, values: Array) -> Array:

@@ -42,11 +42,13 @@ PATIENCE = 0.1  # seconds for which a program is waited for before the watch may
 class Progress(NamedTuple):
     """How far a chunk of runs has come: its state, padded with runs that the devices share evenly, and its curves.
 
-    Curves hold a Metrics [R] for every block so far. The state's arrays are given away to the next block.
+    Curves hold a Metrics [R] for every block so far, `history` the parameters [R, ...] at those points of it that are
+    passed. The state's arrays are given away to the next block.
     """
 
     state: State
     curves: list[Metrics]
+    history: tuple[Params, ...] = ()
 
 
 class Watch(NamedTuple):
@@ -64,6 +66,8 @@ class Watch(NamedTuple):
     check: Callable[[], None] = lambda: None
 
 
+Outcome = tuple[State, Metrics, tuple[Params, ...]]  # of a chunk: its end, its curves [R, T], its history
+
 UNWATCHED = Watch(lambda group: np.zeros(group.runs.n.size, int), lambda which: None, lambda which, progress: None)
 
 
@@ -76,6 +80,7 @@ class Trained(NamedTuple):
     curves: Metrics
     params: Params
     evaluation: Evaluation
+    history: Evaluation | None = None  # [H, R], at the points that `history_steps` gives, if it was asked for
 
 
 def plan(
@@ -86,6 +91,7 @@ def plan(
     learning_rate: Sequence[float],
     seeds: Sequence[int],
     labels: Labels | None = None,
+    history: int = 0,
 ) -> list[Group]:
     """The grid layers x n x beta x learning_rate x seeds as groups, one for each depth and set of similar n.
 
@@ -95,9 +101,10 @@ def plan(
     layers, n = _axis("layers", layers, 1, 2**31 - 1), _axis("n", n, 1, 2**31 - 1)
     seeds = _axis("seeds", seeds, 0, 2**32 - 1)
     beta, learning_rate = _axis("beta", beta, *POSITIVE), _axis("learning_rate", learning_rate, *POSITIVE)
+    numbers = beta, learning_rate, seeds
     labels = labels or Labels("default", label(preset.recipe.objective), label(preset.recipe.optimizer))
     return [
-        Group(labels, preset.model, preset.recipe, depth, max(similar), _grid(similar, beta, learning_rate, seeds))
+        Group(labels, preset.model, preset.recipe, depth, max(similar), _grid(similar, *numbers), history)
         for depth in layers
         for similar in similar_widths(n)
     ]
@@ -185,12 +192,16 @@ def train(group: Group, programs: Programs, evaluate: Evaluate, watch: Watch = U
     """Trains a group chunk by chunk and evaluates it."""
     which, *pieces = zip(*_train_chunks(programs, group, watch), strict=True)
     order = np.argsort(np.concatenate(which))
-    state, curves = (jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *piece) for piece in pieces)
+    state, curves, snapshots = (jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *piece) for piece in pieces)
     evaluation = evaluate(state.params, group.runs, watch.check)
-    return Trained(group, state.step, state.finite, curves, state.params, evaluation)
+    points = [evaluate(params, group.runs, watch.check) for params in snapshots]
+    history = jax.tree.map(lambda *figures: np.stack(figures), *points) if points else None
+    return Trained(group, state.step, state.finite, curves, state.params, evaluation, history)
 
 
-def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[np.ndarray, State, Metrics]]:
+def _train_chunks(
+    programs: Programs, group: Group, watch: Watch
+) -> list[tuple[np.ndarray, State, Metrics, tuple[Params, ...]]]:
     """Chunk by chunk, each of runs that have come equally far; in smaller ones from where the devices lack memory."""
     saved = watch.saved(group)
     left = [np.flatnonzero(saved == blocks) for blocks in np.unique(saved)[::-1]]
@@ -207,20 +218,24 @@ def _train_chunks(programs: Programs, group: Group, watch: Watch) -> list[tuple[
     return pieces
 
 
-def _train_chunk(programs: Programs, group: Group, which: np.ndarray, watch: Watch) -> tuple[State, Metrics]:
+def _train_chunk(
+    programs: Programs, group: Group, which: np.ndarray, watch: Watch
+) -> tuple[State, Metrics, tuple[Params, ...]]:
     every = slice(0, which.size)
     runs = padded(jax.tree.map(lambda field: field[which], group.runs), every, programs.chunk)
-    state, curves = watch.resume(which) or Progress(programs.init(runs), [])
+    state, curves, history = watch.resume(which) or Progress(programs.init(runs), [])
     if curves:
         state = jax.tree.map(lambda leaf: leaf[indices(every, programs.chunk)], state)
-    ends = block_ends(group.recipe.steps)
-    for steps in np.diff(ends, prepend=0).astype(np.int32)[len(curves) :]:
+    ends, kept = block_ends(group.recipe.steps), history_steps(group.recipe.steps, group.history)
+    for end, steps in list(zip(ends, np.diff(ends, prepend=0).astype(np.int32), strict=True))[len(curves) :]:
         state, metrics = programs.advance(state, runs, steps)
         curves = [*curves, jax.tree.map(lambda leaf: np.asarray(leaf)[every], metrics)]
-        watch.report(which, Progress(state, curves))
+        if end in kept:
+            history = (*history, jax.tree.map(lambda leaf: np.array(leaf[every]), state.params))
+        watch.report(which, Progress(state, curves, history))
     # Whoever waits for the other chunks needs no moments, which are twice as large as the parameters.
     state = jax.tree.map(lambda leaf: np.asarray(leaf)[every], state._replace(optimizer=None))
-    return state, jax.tree.map(lambda *points: _last_finite(np.stack(points, 1)), *curves)
+    return state, jax.tree.map(lambda *points: _last_finite(np.stack(points, 1)), *curves), history
 
 
 def _last_finite(curve: np.ndarray) -> np.ndarray:
@@ -232,3 +247,9 @@ def _last_finite(curve: np.ndarray) -> np.ndarray:
 def block_ends(steps: int) -> np.ndarray:
     """The steps at which a curve has a point: 0, the last, and at most `CURVE_POINTS` - 1 between, evenly spaced."""
     return np.unique(np.linspace(0, steps, min(steps, CURVE_POINTS) + 1).round().astype(int))
+
+
+def history_steps(steps: int, points: int) -> np.ndarray:
+    """Those of `block_ends` at which parameters are kept: as many as asked, evenly spaced, the last being the end."""
+    ends = block_ends(steps)
+    return ends[np.unique(np.linspace(ends.size - 1, 0, points).round().astype(int))]

@@ -10,6 +10,7 @@ from experiments.benchmark.suite import main
 from experiments.cli import Location, define
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("quick", False, "Few repeats; no time to truth, README's command or scaling: two minutes.")
+    quick = "Few repeats; no time to truth, README's command or scaling: two minutes."
+    define(flags.BooleanParser(), "quick", False, quick)
     define(Location(), "out", None, "Folder for the results; a new one under runs/ unless given.")
     cli.run(main)

@@ -49,7 +49,7 @@ class Rates(NamedTuple):
 
 
 def count(arch: Architecture, recipe: Recipe, layers: int, n: int) -> Operations:
-    """The operations of a step that raises the ELBO."""
+    """The operations of a step that maximises the ELBO."""
     nodes = columns(recipe, layers)
     latent = arch.latent_hidden
     nets = [((1, *arch.encoder_hidden, 2), data.POINTS, False), ((1, *arch.decoder_hidden, n), nodes[0], True)]

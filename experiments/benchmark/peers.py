@@ -1,4 +1,4 @@
-"""The post's recipe as others would write it, to be timed against `vae_bit`: a short function for each way.
+"""The post's recipe as others would write it, to be timed against `vae_bit`: a short function each.
 
 Every peer takes (layers, n, seeds) and gives a Trainer. A step has 1,000 rows, 500 of each data point, all sent through
 the encoder, one draw a row, every KL sampled; data networks 3 x 10 ELU, those between latents 3 x 100; variance

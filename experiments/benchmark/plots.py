@@ -27,11 +27,11 @@ def bars(record: dict[str, Any]) -> Figure:
 
 def _panel(axes: Axes, layers: int, n: int, record: dict[str, Any]) -> None:
     rows = sorted(_at(record["peers"], layers, n), key=lambda row: row["us"])
-    own = [row for row in _at(record["ours"], layers, n) if row["way"] == "ours original"][:1]
+    own = [row for row in _at(record["ours"], layers, n) if row["implementation"] == "ours original"][:1]
     names = ["floor: the operations alone"] * len(own)
-    names += [f"{row['way'].replace('_', ' ')}, {row['seeds']} seed{'s' * (row['seeds'] > 1)}" for row in rows]
+    names += [f"{_words(row)}, {row['seeds']} seed{'s' * (row['seeds'] > 1)}" for row in rows]
     times = [row["floor_us"] for row in own] + [row["us"] for row in rows]
-    colours = [FLOOR] * len(own) + [OURS if row["way"].startswith("ours") else PEER for row in rows]
+    colours = [FLOOR] * len(own) + [OURS if row["implementation"].startswith("ours") else PEER for row in rows]
     axes.barh(names, times, color=colours, height=0.7)
     for position, value in enumerate(times):
         axes.annotate(f"{value:,.0f}", (value, position), (3, 0), textcoords="offset points", va="center", fontsize=8)
@@ -39,6 +39,10 @@ def _panel(axes: Axes, layers: int, n: int, record: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_title(f"{style.depth_name(layers)}, n = {n:,}")
+
+
+def _words(row: dict[str, Any]) -> str:
+    return row["implementation"].replace("_", " ")
 
 
 def _at(rows: list[dict[str, Any]], layers: int, n: int) -> list[dict[str, Any]]:

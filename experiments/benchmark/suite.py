@@ -21,13 +21,13 @@ from absl import flags
 from rich.console import Console
 
 from experiments.benchmark import floor, plots, tables, time_to_truth, workers
-from experiments.benchmark.workers import DEVICES, PEERS, WAYS, Case, Team, Time
+from experiments.benchmark.workers import DEVICES, IMPLEMENTATIONS, PEERS, Case, Team, Time
 from experiments.cli import BadInput, say
 from experiments.figures import style
 from vae_bit.presets import PRESETS
 from vae_bit.store import files
 
-SCHEMA = 1
+SCHEMA = 2
 WIDTH = 130  # of the tables where there is no terminal
 OURS = ("ours default", "ours original")
 ARGUMENTS = "--n=1,5,1000"
@@ -154,7 +154,7 @@ def sections(size: Size, record: dict[str, Any]) -> Iterator[tuple[str, list[Row
     yield "ours", [with_floor(row, rates) for row in rows], "Our training", tables.OWN
     yield "peers", measure_peers(size), "The post's recipe, by others", tables.PEER
     if size.truth_n:
-        truths = [measure_truth(way, n, size) for n in size.truth_n for way in (*OURS, *size.truth_peers)]
+        truths = [measure_truth(name, n, size) for n in size.truth_n for name in (*OURS, *size.truth_peers)]
         yield "truth", truths, "Time to truth: 16 seeds of one layer, from process start", tables.TRUTH
     if size.command:
         yield "command", measure_command(), f"python -m experiments.sweep {ARGUMENTS}", tables.COMMAND
@@ -164,7 +164,7 @@ def sections(size: Size, record: dict[str, Any]) -> Iterator[tuple[str, list[Row
 
 def measure_own(size: Size) -> tuple[floor.Rates, list[Row]]:
     """Our training, and between its repeats what the machine can do: medians of both."""
-    cases = [Case(way, *setting, seeds) for setting in size.settings for way in OURS for seeds in size.seeds]
+    cases = [Case(name, *setting, seeds) for setting in size.settings for name in OURS for seeds in size.seeds]
     readings: list[floor.Rates] = []
     with workers.team(DEVICES) as team:
         rows = measure_cases(cases, size, lambda: readings.append(team.pools[0].submit(floor.measure).result()))
@@ -172,21 +172,22 @@ def measure_own(size: Size) -> tuple[floor.Rates, list[Row]]:
 
 
 def measure_cases(cases: Sequence[Case], size: Size, between: Callable[[], None] = lambda: None) -> list[Row]:
-    """Builds all cases, then times them in turn, again and again; ways of one kind share their processes."""
+    """Builds all cases, then times them in turn, again and again; implementations of one kind share their processes."""
     with ExitStack() as stack:
         teams: dict[str, Team] = {}
         built: dict[Case, Time] = {}
         for case in cases:
-            key, way = "ours" if case.way in OURS else case.way, WAYS[case.way]
+            key = "ours" if case.implementation in OURS else case.implementation
+            implementation = IMPLEMENTATIONS[case.implementation]
             if key not in teams:
-                teams[key] = stack.enter_context(workers.team(way.environment, way.processes))
+                teams[key] = stack.enter_context(workers.team(implementation.environment, implementation.processes))
             try:
                 built[case] = teams[key].timed(workers.build, case)
             except Exception as error:  # another package's: missing, or unable to compile here
-                if case.way in OURS:
+                if case.implementation in OURS:
                     raise
-                print(f"skipped {case.way}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
-        runners = {case: teams["ours" if case.way in OURS else case.way] for case in built}
+                print(f"skipped {case.implementation}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
+        runners = {case: teams["ours" if case.implementation in OURS else case.implementation] for case in built}
         times = interleave(runners, size, between)
     return [row(case, built[case], times[case]) for case in built]
 
@@ -222,7 +223,7 @@ def row(case: Case, compiling: Time, times: Sequence[Time]) -> Row:
 
 def with_floor(row: Row, rates: floor.Rates) -> Row:
     """Adds the floor, its parts and our time over it."""
-    preset: Any = PRESETS[row["way"].removeprefix("ours ")]
+    preset: Any = PRESETS[row["implementation"].removeprefix("ours ")]
     operations = floor.count(preset.model, preset.recipe, row["layers"], row["n"])
     least = floor.seconds(operations, rates) * 1e6
     return row | {"operations": operations._asdict(), "floor_us": least, "over_floor": row["us"] / least}
@@ -233,23 +234,24 @@ def measure_peers(size: Size) -> list[Row]:
     rows = []
     for layers, n in size.peer_settings:
         seeds = 32 if (layers, n) == (1, 5) else 8
-        ways = ("ours original", *size.peers)
-        cases = [Case(way, layers, n, seeds if WAYS[way].batched else 1) for way in ways]
+        names = ("ours original", *size.peers)
+        cases = [Case(name, layers, n, seeds if IMPLEMENTATIONS[name].batched else 1) for name in names]
         part = measure_cases(cases, size)
         rows += [new | {"over_ours": new["us"] / part[0]["us"]} for new in part]
     return rows
 
 
-def measure_truth(way: str, n: int, size: Size) -> Row:
+def measure_truth(implementation: str, n: int, size: Size) -> Row:
     """Seconds to truth of 16 seeds."""
     try:
-        result = time_to_truth.run(way, n, 16, size.truth_seconds * (6 if way in OURS else 1))._asdict()
+        allowed = size.truth_seconds * (6 if implementation in OURS else 1)
+        result = time_to_truth.run(implementation, n, 16, allowed)._asdict()
     except Exception as error:  # as above
-        if way in OURS:
+        if implementation in OURS:
             raise
-        print(f"skipped {way}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
+        print(f"skipped {implementation}: {' '.join(str(error).split())[:150]}", file=sys.stderr)
         result = {}
-    return {"way": way, "n": n, **result}
+    return {"implementation": implementation, "n": n, **result}
 
 
 def measure_command() -> list[Row]:

@@ -6,15 +6,15 @@ from typing import Any
 from rich.table import Table
 
 OWN = {
-    "way": "recipe", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
+    "implementation": "recipe", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
     "floor_us": "floor us", "over_floor": "over floor", "compile_s": "compile s",
 }  # fmt: skip
 PEER = {
-    "way": "way", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
+    "implementation": "implementation", "layers": "layers", "n": "n", "seeds": "seeds", "us": "us", "cpu_us": "cpu us",
     "over_ours": "over ours", "compile_s": "compile s",
 }  # fmt: skip
 TRUTH = {
-    "way": "way", "n": "n", "median": "median s", "worst": "worst s", "total": "recipe s",
+    "implementation": "implementation", "n": "n", "median": "median s", "worst": "worst s", "total": "recipe s",
     "extrapolated": "extrapolated",
 }  # fmt: skip
 COMMAND = {"programs": "programs", "wall_s": "s", "cpu_s": "cpu s"}
@@ -28,7 +28,7 @@ def table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, str]) -
     """A line a row, under the columns' headings."""
     result = Table(title=title)
     for name, heading in columns.items():
-        result.add_column(heading, justify="left" if name == "way" else "right")
+        result.add_column(heading, justify="left" if name == "implementation" else "right")
     for line in rows:
         result.add_row(*(_shown(line.get(name, "-")) for name in columns))
     return result

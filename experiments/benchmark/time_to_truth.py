@@ -1,4 +1,4 @@
-"""How long a way to train takes, from its process's start, until its seeds are close to the exact limit."""
+"""How long an implementation takes, from its process's start, until its seeds are close to the exact limit."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.benchmark.workers import WAYS, Case, Team
+from experiments.benchmark.workers import IMPLEMENTATIONS, Case, Team
 from vae_bit import limits
 from vae_bit.architecture import softplus_std
 from vae_bit.distributions import Normal, softplus
@@ -40,10 +40,10 @@ class Truth(NamedTuple):
     extrapolated: bool
 
 
-def run(way: str, n: int, seeds: int, allowed: float) -> Truth:
+def run(implementation: str, n: int, seeds: int, allowed: float) -> Truth:
     """Trains in fresh processes, for `allowed` seconds at most; several processes count from the first one's start."""
-    began, case = time.time(), Case(way, 1, n, seeds)
-    members = Team(WAYS[way].environment, WAYS[way].processes)
+    began, case = time.time(), Case(implementation, 1, n, seeds)
+    members = Team(IMPLEMENTATIONS[implementation].environment, IMPLEMENTATIONS[implementation].processes)
     try:
         return summary(members.call(follow, case, began, allowed), n)
     finally:
@@ -52,7 +52,7 @@ def run(way: str, n: int, seeds: int, allowed: float) -> Truth:
 
 def follow(case: Case, began: float, allowed: float) -> Path:
     """One process's part: trains, keeping every block's parameters, and evaluates them when the clock has stopped."""
-    trainer = WAYS[case.way].build(1, case.n, range(case.first, case.first + case.seeds))
+    trainer = IMPLEMENTATIONS[case.implementation].build(1, case.n, range(case.first, case.first + case.seeds))
     seconds, snapshots = [], []
     for _ in range(ORIGINAL.recipe.steps // BLOCK):
         trainer.advance(BLOCK)
@@ -60,7 +60,7 @@ def follow(case: Case, began: float, allowed: float) -> Path:
         seconds.append(time.time() - began)
         if seconds[-1] > allowed and len(seconds) > 1:
             break
-    loss = jax.jit(jax.vmap(loss_of(case.way, case.n)))
+    loss = jax.jit(jax.vmap(loss_of(case.implementation, case.n)))
     return Path(np.array(seconds), np.stack([np.asarray(loss(params)) for params in snapshots]))
 
 
@@ -80,10 +80,10 @@ def first(seconds: np.ndarray, gap: np.ndarray) -> float | None:
     return float(seconds[np.argmax(within)]) if within.any() else None
 
 
-def loss_of(way: str, n: int) -> Callable[[Any], Array]:
-    """The exact loss of one seed's parameters, one layer, for parameters as the way gives them."""
-    if way.startswith("ours"):
-        model = PRESETS[way.removeprefix("ours ")].model(1, n)
+def loss_of(implementation: str, n: int) -> Callable[[Any], Array]:
+    """The exact loss of one seed's parameters, one layer, for parameters as the implementation gives them."""
+    if implementation.startswith("ours"):
+        model = PRESETS[implementation.removeprefix("ours ")].model(1, n)
         return lambda params: exact_loss(model.encode(params, jnp.int32(n)), lambda z: model.decode(params, z).T)
     return lambda nets: exact_loss(_encode(nets["q"][0], n), lambda z: _network(nets["p"][0], z[:, None]))
 

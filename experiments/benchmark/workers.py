@@ -1,4 +1,4 @@
-"""The ways to train that the benchmark compares, each in processes of its own that live from call to call."""
+"""The implementations that the benchmark compares, each in processes of its own that live from call to call."""
 
 import multiprocessing
 import os
@@ -15,18 +15,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli
 from experiments.benchmark import numpy_peer, peers
 from experiments.benchmark.peers import Trainer
-from vae_bit import programs, sweep
+from vae_bit import programs, runtime, sweep
 from vae_bit.presets import PRESETS
 from vae_bit.programs import Group
 
 CORES = os.cpu_count() or 1
 
 
-class Way(NamedTuple):
-    """A way to train, the environment its process needs, and how many processes, each on one core, share the seeds."""
+class Implementation(NamedTuple):
+    """How to build a trainer, the environment its process needs, and how many, each on one core, share the seeds."""
 
     build: Callable[[int, int, Sequence[int]], Trainer]
     environment: Mapping[str, str] = MappingProxyType({})
@@ -36,9 +35,9 @@ class Way(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is trained: seeds first, first + 1, ..."""
+    """What is trained, by the implementation of that name: seeds first, first + 1, ..."""
 
-    way: str
+    implementation: str
     layers: int
     n: int
     seeds: int
@@ -54,7 +53,7 @@ class Time(NamedTuple):
 
 def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = True) -> Trainer:
     """Our own programs; unless `keep`, every advance starts anew and holds the state of one chunk alone."""
-    cli.keep_freed_memory()
+    runtime.keep_freed_memory()
     group = our_group(preset, layers, n, seeds)
     compiled = programs.compile_programs(group)
     slices = programs.slices(len(seeds), compiled.chunk)
@@ -87,24 +86,24 @@ def our_group(preset: str, layers: int, n: int, seeds: Sequence[int]) -> Group:
 NUMPY = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 DEVICES = {"JAX_NUM_CPU_DEVICES": str(CORES)}
 TUNED = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type="}
-WAYS = {
-    "ours default": Way(partial(ours, "default"), DEVICES),
-    "ours original": Way(partial(ours, "original"), DEVICES),
-    "torch_loop": Way(peers.torch_loop, batched=False, accelerates=False),
-    "torch_vmap": Way(partial(peers.torch_vmap, compiled=False), accelerates=False),
-    "torch_vmap_compiled": Way(peers.torch_vmap, accelerates=False),
-    "flax_loop": Way(peers.flax_loop, batched=False),
-    "flax_vmap": Way(peers.flax_vmap),
-    "flax_vmap_tuned": Way(peers.flax_vmap, TUNED, processes=CORES, accelerates=False),
-    "numpyro_svi": Way(peers.numpyro_svi),
-    "numpy_batched": Way(numpy_peer.numpy_batched, accelerates=False),
-    "numpy_batched_tuned": Way(numpy_peer.numpy_batched, NUMPY, processes=CORES, accelerates=False),
+IMPLEMENTATIONS = {
+    "ours default": Implementation(partial(ours, "default"), DEVICES),
+    "ours original": Implementation(partial(ours, "original"), DEVICES),
+    "torch_loop": Implementation(peers.torch_loop, batched=False, accelerates=False),
+    "torch_vmap": Implementation(partial(peers.torch_vmap, compiled=False), accelerates=False),
+    "torch_vmap_compiled": Implementation(peers.torch_vmap, accelerates=False),
+    "flax_loop": Implementation(peers.flax_loop, batched=False),
+    "flax_vmap": Implementation(peers.flax_vmap),
+    "flax_vmap_tuned": Implementation(peers.flax_vmap, TUNED, processes=CORES, accelerates=False),
+    "numpyro_svi": Implementation(peers.numpyro_svi),
+    "numpy_batched": Implementation(numpy_peer.numpy_batched, accelerates=False),
+    "numpy_batched_tuned": Implementation(numpy_peer.numpy_batched, NUMPY, processes=CORES, accelerates=False),
 }
-PEERS = {name: way for name, way in WAYS.items() if not name.startswith("ours")}
+PEERS = {name: peer for name, peer in IMPLEMENTATIONS.items() if not name.startswith("ours")}
 
 
 class Team:
-    """The processes of one way; a call runs in all of them at once, each with its share of the seeds."""
+    """The processes of one implementation; a call runs in all of them at once, each with its share of the seeds."""
 
     def __init__(self, environment: Mapping[str, str] | None = None, processes: int = 1):
         cores: list[int | None] = list(range(processes)) if processes > 1 else [None]
@@ -178,7 +177,7 @@ def build(case: Case, **choices: Any) -> Time:
     """Makes the case's trainer and takes one step: what compiling costs."""
     start = _clock()
     seeds = range(case.first, case.first + case.seeds)
-    _trainers[case] = WAYS[case.way].build(case.layers, case.n, seeds, **choices)
+    _trainers[case] = IMPLEMENTATIONS[case.implementation].build(case.layers, case.n, seeds, **choices)
     _trainers[case].advance(1)
     return _since(start)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from experiments.cli import BadInput
+from experiments.cli import BadInput, Location, define
 from experiments.figures import FIGURES, selection, style
 from experiments.figures.selection import Missing
 
@@ -46,6 +46,6 @@ def folder(out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Folder of a sweep's results.", required=True)
-    flags.DEFINE_list("format", ["png", "pdf"], "Formats of the pictures: png, pdf, svg.")
+    define(Location(), "run", None, "Folder of a sweep's results.", required=True)
+    define(flags.ListParser(), "format", ["png", "pdf"], "Formats of the pictures: png, pdf, svg.")
     cli.run(main)

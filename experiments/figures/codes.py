@@ -1,4 +1,7 @@
-"""Figures of what trained models do with their latents: exact densities of the median run of each depth and n."""
+"""Figures of what trained models do with their latent: exact densities of the median run of each depth and n.
+
+A `figure_` function makes a whole picture of the panels that the `plot_` functions draw, each into any matplotlib axes.
+"""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,9 +9,8 @@ from matplotlib.figure import Figure
 
 from experiments.figures import premises, selection, style
 from experiments.figures.runs import setting
-from experiments.figures.selection import Gaussian, Missing, Model, Saved
-from vae_bit import handbuilt, limits
-from vae_bit.limits import LN2
+from experiments.figures.selection import Gaussian, Saved
+from vae_bit.trained import TrainedModel
 
 Z = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))  # a valley may be narrow
 DRAWS = 100
@@ -26,17 +28,27 @@ def figure_encoding(results: Saved) -> Figure:
     if premises.only_one_layer_leaves(results):
         title = "Codes leave the prior as n grows: one layer must, deeper models need not"
     figure = style.new(style.columns(depths), 4.0, title, setting(results))
-    colours = style.width_colours(selection.widths(results.rows))
-    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
-    for axes, layers in zip(panels, depths, strict=True):
-        for n in selection.widths(results.rows, layers):
-            q = selection.top_densities(selection.median_model(results, layers, n), Z).mean(0)
-            axes.plot(Z, q, color=colours[n], label=f"n = {n:,}")
-        _prior(axes)
-        axes.set(xlabel=f"{top(layers)}", title=style.depth_name(layers), ylim=0)
-    panels[0].set_ylabel("density q(z) of the top layer")
-    style.legend_right(figure, panels[0], "q(z)")
+    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)
+    for axes, layers in zip(panels[0], depths, strict=True):
+        plot_encoding(results, layers, axes, legend=False)
+    style.only_left_labels(panels)
+    style.legend_right(figure, panels[0, 0], "q(z)")
     return figure
+
+
+@style.look
+def plot_encoding(results: Saved, layers: int, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """q(z) of one depth's top layer, a curve for each n, and the prior."""
+    premises.require(results, layers)
+    axes, colours = style.panel(ax), style.width_colours(selection.widths(results.rows))
+    for n in selection.widths(results.rows, layers):
+        q = selection.top_densities(median_model(results, layers, n), Z).mean(0)
+        axes.plot(Z, q, color=colours[n], label=f"n = {n:,}")
+    _prior(axes)
+    axes.set(xlabel=top(layers), ylabel="density q(z) of the top layer", title=style.depth_name(layers), ylim=0)
+    if legend:
+        axes.legend(title="q(z)")
+    return axes
 
 
 @style.look
@@ -47,19 +59,29 @@ def figure_truncated(results: Saved) -> Figure:
     pays = n > premises.beta(results)
     title = f"n = {n:,}: q(z | x), and half Gaussians" + (", which would be ideal" if pays else "")
     figure = style.new(style.columns(depths), 4.6, title, setting(results))
-    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
-    for axes, layers in zip(panels, depths, strict=True):
-        densities = selection.top_densities(selection.median_model(results, layers, n), Z)
-        for density, name, colour in zip(densities, POINT_NAMES, style.POINTS, strict=True):
-            axes.fill_between(Z, density, color=colour, alpha=0.45, linewidth=0, label=f"q(z | {name})")
-        axes.plot(Z, densities.mean(0), color=style.INK, label="q(z)")
-        _prior(axes)
-        axes.plot(Z, 2 * selection.density(Z, PRIOR), ":", color=style.INK, linewidth=1.4, label="half Gaussians")
-        axes.vlines(0, 0, 2 * selection.density(np.zeros(()), PRIOR), linestyle=":", color=style.INK, linewidth=1.4)
-        axes.set(xlabel=f"{top(layers)}", title=style.depth_name(layers), ylim=0)
-    panels[0].set_ylabel("density, z of the top layer")
-    style.legend_below(figure, panels[:1], 5)
+    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)
+    for axes, layers in zip(panels[0], depths, strict=True):
+        plot_truncated(results, layers, n, axes, legend=False)
+        axes.set_title(style.depth_name(layers))
+    style.only_left_labels(panels)
+    style.legend_below(figure, panels[0, :1], 5)
     return figure
+
+
+@style.look
+def plot_truncated(results: Saved, layers: int, n: int, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """q(z | x) of the top layer at one n, their mean q(z), the prior, and half Gaussians."""
+    axes, densities = style.panel(ax), selection.top_densities(median_model(results, layers, n), Z)
+    for density, name, colour in zip(densities, POINT_NAMES, style.POINTS, strict=True):
+        axes.fill_between(Z, density, color=colour, alpha=0.45, linewidth=0, label=f"q(z | {name})")
+    axes.plot(Z, densities.mean(0), color=style.INK, label="q(z)")
+    _prior(axes)
+    axes.plot(Z, 2 * selection.density(Z, PRIOR), ":", color=style.INK, linewidth=1.4, label="half Gaussians")
+    axes.vlines(0, 0, 2 * selection.density(np.zeros(()), PRIOR), linestyle=":", color=style.INK, linewidth=1.4)
+    axes.set(xlabel=top(layers), ylabel="density, z of the top layer", title=named(layers, n), ylim=0)
+    if legend:
+        axes.legend()
+    return axes
 
 
 @style.look
@@ -74,59 +96,46 @@ def figure_decoder(results: Saved) -> Figure:
     figure = style.new(style.columns(depths), 5.2, f"n = {n:,}: {what}", setting(results))
     panels = figure.subplots(2, len(depths), height_ratios=(2, 1), sharey="row", squeeze=False)
     for (curves, strip), layers in zip(panels.T, depths, strict=True):
-        model = selection.median_model(results, layers, n)
-        _decoder_curves(curves, model)
-        strip.imshow(selection.draws(model, DRAWS), cmap="gray_r", aspect="auto", interpolation="nearest")
-        strip.set_title(f"{DRAWS} draws of x; {model.row['valid_mass']:.1%} of all are data points", fontsize=9)
-        strip.set(xlabel="draws, sorted by their number of ones", xticks=[], yticks=[])
-        strip.spines[:].set_visible(True)
-        strip.grid(False)
-    panels[0, 0].set_ylabel("density; probability")
-    panels[1, 0].set_ylabel("dimension i")
+        plot_decoder(results, layers, n, curves, legend=False)
+        curves.set_title(style.depth_name(layers))
+        plot_draws(results, layers, n, strip)
+    style.only_left_labels(panels)
     style.legend_below(figure, panels[0], 3 + len(depths))
     return figure
 
 
 @style.look
-def figure_map(results: Saved) -> Figure:
-    """Above, the learned two-layer map; below, the post's model by hand as its separation a grows."""
-    widths = selection.widths(results.rows, 2) if 2 in selection.depths(results.rows) else []
-    if not widths:
-        raise Missing("it needs a run with 2 layers")
-    model = selection.median_model(results, 2, widths[-1])
-    title = "The map that two layers learned, and the post's model by hand"
-    if premises.steep_map(results):
-        title = "Why two layers work: a narrow, steep map makes Gaussians good enough"
-    figure = style.new(10, 6.8, title, setting(results))
-    panels = figure.subplots(2, 3)
-    _learned_map(panels[0], model)
-    _by_hand(panels[1], model)
-    return figure
+def plot_decoder(results: Saved, layers: int, n: int, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """p(x_i = 1 | z) over the top latent z, mean and range over i; q(z) and the prior behind it."""
+    axes, model = style.panel(ax), median_model(results, layers, n)
+    colour, probability = style.depth_colour(layers), selection.pixel_probability(model, Z)
+    q = selection.top_densities(model, Z).mean(0)
+    axes.fill_between(Z, q, color=style.PALE, alpha=0.5, linewidth=0, label="q(z)")
+    _prior(axes)
+    axes.fill_between(Z, probability.min(0), probability.max(0), color=colour, alpha=0.25, linewidth=0)
+    axes.plot(Z, probability.mean(0), color=colour, label=f"p($x_i$ = 1 | z), {style.depth_name(layers)}")
+    axes.set(xlabel=top(layers), ylabel="density; probability", title=named(layers, n), ylim=(0, 1.05))
+    if legend:
+        axes.legend()
+    return axes
 
 
 @style.look
-def figure_transition(results: Saved) -> Figure:
-    """How the best one-layer code opens at n = beta: its mean, width, KL and mutual information."""
-    trained = f"{premises.objective_name(results.recipe)}; every β and learning rate"
-    title = "The best code of one layer opens at n = β, continuously"
-    figure = style.new(9, 6.4, title, trained if 1 in selection.depths(results.every) else "")
-    n = np.unique(np.concatenate([np.geomspace(0.5, 1e4, 500), 1 + np.geomspace(1e-6, 1, 200)]))
-    limit = limits.one_layer(n)
-    heights = limit.mean, limit.std, limit.kl, limits.information(1, n)
-    titles = "mean m of the codes N(±m, s²)", "standard deviation s", "KL (nats)", "mutual information I(x; z) (nats)"
-    panels = figure.subplots(2, 2, sharex=True)
-    colour = style.depth_colour(1)
-    for axes, height, title in zip(panels.flat, heights, titles, strict=True):
-        axes.plot(n, height, color=colour, linewidth=1.2, label="limit: the best code")
-        axes.set(xscale="log", title=title)
-    for axes, heights in zip(panels.flat, _trained_codes(results), strict=True):
-        axes.plot(*heights, "o", color=colour, markersize=5, label="trained, 1 layer")
-    panels[1, 1].axhline(LN2, color=style.PALE, linewidth=1, linestyle="--", label="ln 2, the bit")
-    panels[1, 1].legend(loc="lower right")
-    for axes in panels[1]:
-        axes.set_xlabel("n / β")
-    _power_law(panels[0, 0].inset_axes((0.42, 0.25, 0.52, 0.42)))
-    return figure
+def plot_draws(results: Saved, layers: int, n: int, ax: Axes | None = None) -> Axes:
+    """Ancestral samples x as columns, black for 1."""
+    axes, model = style.panel(ax, 5.0, 2.0), median_model(results, layers, n)
+    axes.imshow(selection.draws(model, DRAWS), cmap="gray_r", aspect="auto", interpolation="nearest")
+    axes.set_title(f"{DRAWS} draws of x; {model.row['valid_mass']:.1%} of all are data points", fontsize=9)
+    axes.set(xlabel="draws, sorted by their number of ones", ylabel="dimension i", xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    axes.grid(False)
+    return axes
+
+
+def median_model(results: Saved, layers: int, n: int) -> TrainedModel:
+    """The trained run of median loss, of one depth and n; Missing where there is none."""
+    premises.require(results, layers, n)
+    return selection.median_model(results, layers, n)
 
 
 def top(layers: int) -> str:
@@ -134,93 +143,10 @@ def top(layers: int) -> str:
     return "z" if layers == 1 else f"$z_{layers}$"
 
 
+def named(layers: int, n: int) -> str:
+    """The title of a panel that stands alone."""
+    return f"{style.depth_name(layers)}, n = {n:,}"
+
+
 def _prior(axes: Axes) -> None:
     axes.plot(Z, selection.density(Z, PRIOR), "--", color=style.INK, linewidth=1.2, label="prior p(z)")
-
-
-def _decoder_curves(axes: Axes, model: Model) -> None:
-    layers = model.arch.layers
-    colour, probability = style.depth_colour(layers), selection.pixel_probability(model, Z)
-    q = selection.top_densities(model, Z).mean(0)
-    axes.fill_between(Z, q, color=style.PALE, alpha=0.5, linewidth=0, label="q(z)")
-    _prior(axes)
-    axes.fill_between(Z, probability.min(0), probability.max(0), color=colour, alpha=0.25, linewidth=0)
-    axes.plot(Z, probability.mean(0), color=colour, label=f"p($x_i$ = 1 | z), {style.depth_name(layers)}")
-    axes.set(xlabel=top(layers), title=style.depth_name(layers), ylim=(0, 1.05))
-
-
-def _learned_map(panels: np.ndarray, model: Model) -> None:
-    """Panels that share their vertical axis z_1: p(z_1 | z_2) over z_2, q(z_1 | x) sideways, q(z_2 | z_1)."""
-    down, code, up = panels
-    colour = style.depth_colour(2)
-    p, q = selection.conditional(model, "p", 1, Z), selection.codes(model)
-    z_1 = np.linspace(np.min(q.mean - 5 * q.std), np.max(q.mean + 5 * q.std), 801)
-    free = 0.62 if p.mean[-1] > p.mean[0] else 0.14  # the lower corner that the map leaves free
-    zoom = down.inset_axes((free, 0.12, 0.36, 0.36), xlim=(0.9, 1.1), ylim=_range(p, abs(Z - 1) < 0.1))
-    for axes in (down, zoom):
-        axes.fill_between(Z, p.mean - 2 * p.std, p.mean + 2 * p.std, color=colour, alpha=0.35, linewidth=0)
-        axes.plot(Z, p.mean, color=colour, linewidth=1)
-    zoom.tick_params(labelsize=8)
-    for mean, std, name, point in zip(*q, POINT_NAMES, style.POINTS, strict=True):
-        density = selection.density(z_1, Gaussian(mean, std))
-        code.fill_betweenx(z_1, density, color=point, alpha=0.6, linewidth=0, label=f"q($z_1$ | {name})")
-    back = selection.conditional(model, "q", 1, z_1)
-    up.fill_betweenx(z_1, back.mean - 2 * back.std, back.mean + 2 * back.std, color=colour, alpha=0.35, linewidth=0)
-    up.plot(back.mean, z_1, color=colour, linewidth=1)
-    for axes in panels:
-        axes.set_ylim(z_1[0], z_1[-1])
-    down.set(title=f"p($z_1$ | $z_2$), n = {model.row['n']:,}: mean ± 2 s.d.", xlabel="$z_2$", ylabel="$z_1$")
-    code.set(title="q($z_1$ | x): plain Gaussians", xlabel="density", ylabel="$z_1$", xlim=0)
-    up.set(title="q($z_2$ | $z_1$): mean ± 2 s.d.", xlabel="$z_2$", ylabel="$z_1$", xlim=(Z[0], Z[-1]))
-    code.legend(loc="center right")
-
-
-def _range(p: Gaussian, own: np.ndarray) -> tuple[float, float]:
-    """What mean ± 2.5 s.d. covers of the chosen points."""
-    return np.min((p.mean - 2.5 * p.std)[own]), np.max((p.mean + 2.5 * p.std)[own])
-
-
-def _by_hand(panels: np.ndarray, model: Model) -> None:
-    """p(z_1 | x) and p(z_2 | x) of the model with unit noise N(±a, 1), and what a Gaussian q(z_2 | z_1 = a) costs."""
-    first, second, price = panels
-    z_1 = np.linspace(-2, 8, 1001)
-    for a, colour in zip((1, 2, 4), style.SHADES, strict=True):
-        first.plot(z_1, handbuilt.posterior_z1(z_1, a), color=colour, linewidth=2.5, label=f"a = {a}")
-        first.plot(z_1, selection.density(z_1 - a, PRIOR), ":", color=style.INK, linewidth=1)
-        second.plot(Z, handbuilt.posterior_z2(Z, a), color=colour, linewidth=2.5, label=f"a = {a}")
-    half = np.where(Z > 0, 2 * selection.density(Z, PRIOR), 0)
-    second.plot(Z, half, ":", color=style.INK, linewidth=1, label="half Gaussian")
-    a = np.linspace(0, 6, 200)
-    price.plot(a, handbuilt.posterior_gap(a * a), color=style.INK, label="by hand, N(±a, 1)")
-    price.axhline(model.row["gap"], color=style.depth_colour(2), linestyle="--", label="trained: loss - its limit")
-    first.set(title="by hand: p($z_1$ | $x^{(1)}$), dotted N(a, 1)", xlabel="$z_1$", ylabel="density")
-    second.set(title="by hand: p($z_2$ | $x^{(1)}$)", xlabel="$z_2$", ylabel="density")
-    price.set(title="cost of a Gaussian q($z_2$ | $z_1$ = a)", xlabel="a", ylabel="nats", ylim=-0.02)
-    for axes in panels:
-        axes.legend(loc="best", fontsize=8)
-
-
-def _trained_codes(results: Saved) -> list[tuple[np.ndarray, np.ndarray]]:
-    """n / beta and m, s, KL, I of the one-layer runs: codes of the median runs, figures of all."""
-    rows = selection.of(results.every, layers=1)
-    ratio = rows["n"] / rows["beta"]
-    if not ratio.size:
-        return [(ratio, ratio)] * 4
-    settings = sorted({*zip(rows["n"].tolist(), rows["beta"].tolist(), strict=True)})
-    medians = [selection.median_row(selection.of(rows, n=n, beta=beta)) for n, beta in settings]
-    models = [selection.model(results, row) for row in medians]
-    shared = np.array([model.row["n"] / model.row["beta"] for model in models])
-    q = [selection.codes(model) for model in models]
-    mean = np.array([abs(np.diff(code.mean)[0]) / 2 for code in q])
-    std = np.array([code.std.mean() for code in q])
-    return [(shared, mean), (shared, std), (ratio, rows["kl"]), (ratio, rows["mutual_information"])]
-
-
-def _power_law(axes: Axes) -> None:
-    """Just above n = beta, m = (3 (n / beta - 1) / 2)^(1/6)."""
-    above = np.geomspace(1e-6, 1, 200)
-    axes.plot(above, limits.one_layer(1 + above).mean, color=style.depth_colour(1))
-    axes.plot(above, (1.5 * above) ** (1 / 6), ":", color=style.INK)
-    axes.set(xscale="log", yscale="log", xlabel="n / β - 1")
-    axes.set_title("m; dotted $(3 (n / β - 1) / 2)^{1/6}$", fontsize=9)
-    axes.tick_params(labelsize=8)

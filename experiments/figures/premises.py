@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from experiments.figures import selection
-from experiments.figures.selection import Model, Saved
+from experiments.figures import selection, style
+from experiments.figures.selection import Missing, Saved
 from vae_bit.limits import LN2
-from vae_bit.store.results import COLLAPSED, Table
+from vae_bit.store.table import COLLAPSED, Table
+from vae_bit.trained import TrainedModel
 
 NOTHING = 5e-4  # nats that three decimals do not show
 NEAR = 0.05  # nats that are close to a limit, or to the prior
@@ -45,7 +46,8 @@ def objective_name(recipe: Mapping[str, Any]) -> str:
 
 def trains_elbo(recipe: Mapping[str, Any]) -> bool:
     """Whether training maximises the ELBO, which the limits bound; on one draw the bounds of k draws are the ELBO."""
-    return recipe["objective"] in ("elbo", "path") or (recipe["objective"] != "free_bits" and recipe["k"] == 1)
+    function = recipe["function"].removeprefix("vae_bit.objectives.")
+    return function in ("elbo", "path") or (function in ("iwae", "dreg", "renyi") and recipe["k"] == 1)
 
 
 def setting(recipe: Mapping[str, Any], rows: Table, every: Table) -> str:
@@ -66,6 +68,15 @@ def beta(results: Saved) -> float:
 def settings(results: Saved) -> list[tuple[int, int]]:
     """Every (layers, n) there is."""
     return [(layers, n) for layers in selection.depths(results.rows) for n in selection.widths(results.rows, layers)]
+
+
+def require(results: Saved, layers: int, n: int | None = None) -> None:
+    """Missing where no run that is drawn has that depth, or that depth and n."""
+    if layers not in selection.depths(results.rows):
+        raise Missing(f"layers={layers}: no run has them; expected one of {selection.depths(results.rows)}")
+    if n is not None and n not in selection.widths(results.rows, layers):
+        widths = selection.widths(results.rows, layers)
+        raise Missing(f"n={n}: no run of {style.depth_name(layers)} has it; expected one of {widths}")
 
 
 def largest(results: Saved) -> list[tuple[int, int]]:
@@ -182,7 +193,7 @@ def steep_map(results: Saved) -> bool:
     return bool(own) and near and all(is_steep(selection.median_model(results, *pair)) for pair in own)
 
 
-def is_steep(model: Model) -> bool:
+def is_steep(model: TrainedModel) -> bool:
     """Whether z_2 explains 95 % of the variance of z_1, and the map climbs around 0 twice as fast as evenly."""
     p = selection.conditional(model, "p", 1, NORMAL)
     explained = np.var(p.mean) / (np.var(p.mean) + np.mean(np.square(p.std)))

@@ -1,7 +1,11 @@
-"""Figures of a sweep's table and curves: the data, costs against n, learning, the price of a Gaussian posterior."""
+"""Figures of a sweep's table and curves: the data, costs against n, learning, the price of a Gaussian posterior.
+
+A `figure_` function makes a whole picture of the panels that the `plot_` functions draw, each into any matplotlib axes.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,13 +15,15 @@ from experiments.figures import premises, selection, style
 from experiments.figures.selection import Saved
 from vae_bit import limits
 from vae_bit.limits import LN2
-from vae_bit.store.results import Table
+from vae_bit.store.table import Table
 
-MEASURES = {
+Measure = Literal["loss", "recon_per_dim", "kl"]
+MEASURES: dict[Measure, str] = {
     "loss": "loss = reconstruction + β KL (nats)",
     "recon_per_dim": "reconstruction / n (nats)",
     "kl": "KL (nats)",
 }
+LEARNING = "median; band:\nall seeds; dotted:\nbest for the ELBO,\n1 layer"
 
 
 @style.look
@@ -25,65 +31,98 @@ def figure_data(results: Saved) -> Figure:
     """The whole data set for n = 1 and n = 5."""
     figure = style.new(6.4, 2.3, "The data: two points, so one bit, n times over")
     for axes, n in zip(figure.subplots(1, 2, width_ratios=(1, 5)), (1, 5), strict=True):
-        axes.imshow(np.array([[0] * n, [1] * n]), cmap="gray_r", vmin=-0.15, vmax=1.15, aspect="equal")
-        for i in range(n):
-            axes.text(i, 0, "0", ha="center", va="center", color="black")
-            axes.text(i, 1, "1", ha="center", va="center", color="white")
-        axes.set_xticks([])
-        axes.vlines(np.arange(1, n) - 0.5, -0.5, 1.5, color="white", linewidth=2)
-        chance = ", prob. 1/2" if n == 1 else ""
-        axes.set_yticks([0, 1], ["$x^{(0)}$" + chance, "$x^{(1)}$" + chance])
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        axes.set_title(f"n = {n}")
+        plot_data(n, axes)
     return figure
+
+
+@style.look
+def plot_data(n: int, ax: Axes | None = None) -> Axes:
+    """The two data points of n dimensions."""
+    axes = style.panel(ax, 1.5 + 0.7 * n, 2.0)
+    axes.imshow(np.array([[0] * n, [1] * n]), cmap="gray_r", vmin=-0.15, vmax=1.15, aspect="equal")
+    for i in range(n):
+        axes.text(i, 0, "0", ha="center", va="center", color="black")
+        axes.text(i, 1, "1", ha="center", va="center", color="white")
+    axes.set_xticks([])
+    axes.vlines(np.arange(1, n) - 0.5, -0.5, 1.5, color="white", linewidth=2)
+    chance = ", prob. 1/2" if n == 1 else ""
+    axes.set_yticks([0, 1], ["$x^{(0)}$" + chance, "$x^{(1)}$" + chance])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title(f"n = {n}")
+    return axes
 
 
 @style.look
 def figure_costs(results: Saved) -> Figure:
     """Loss, reconstruction cost per dimension and KL against n: trained, best possible, published."""
-    rows = results.rows
     pays = premises.one_layer_pays_more(results)
     title = "One layer pays more the larger n; deeper models stay near ln 2" if pays else "Costs against n"
     figure = style.new(10, 4.4, title, setting(results))
     panels = figure.subplots(1, 3)
-    for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
-        for layers in selection.depths(rows):
-            _trained(axes, rows, layers, name)
-            _limit(axes, rows, layers, name)
-            _published(axes, rows, layers, name)
-        style.width_axis(axes, selection.widths(rows))
-        axes.set_title(label)
-        if name == "recon_per_dim":
-            axes.set_yscale("log")
-    style.legend_below(figure, panels[:1], len(selection.depths(rows)))
+    for axes, measure in zip(panels, MEASURES, strict=True):
+        plot_costs(results, measure, axes, legend=False)
+    style.legend_below(figure, panels[:1], len(selection.depths(results.rows)))
     return figure
+
+
+@style.look
+def plot_costs(
+    results: Saved, measure: Measure, ax: Axes | None = None, legend: bool = True, published: bool = True
+) -> Axes:
+    """One column of the table against n: all seeds, the best possible, and the post's own runs if `published`."""
+    if measure not in MEASURES:
+        raise ValueError(f"measure: got {measure!r}, expected one of {', '.join(MEASURES)}")
+    axes, rows = style.panel(ax), results.rows
+    for layers in selection.depths(rows):
+        _trained(axes, rows, layers, measure)
+        _limit(axes, rows, layers, measure)
+        if published:
+            _published(axes, rows, layers, measure)
+    style.width_axis(axes, selection.widths(rows))
+    axes.set_title(MEASURES[measure])
+    if measure == "recon_per_dim":
+        axes.set_yscale("log")
+    if legend:
+        axes.legend()
+    return axes
 
 
 @style.look
 def figure_learning(results: Saved) -> Figure:
     """Learning curves of the reconstruction cost per dimension, for each n."""
-    rows, curves = results.rows, results.curves
-    depths = selection.depths(rows)
+    depths = selection.depths(results.rows)
     pushed = premises.pushed_open(results)
     title = "The larger n, the harder the code is pushed open" if pushed else "Reconstruction cost while training"
     figure = style.new(style.columns(depths), 4.0, title, setting(results))
-    colours = style.width_colours(selection.widths(rows))
-    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
-    for axes, layers in zip(panels, depths, strict=True):
-        for n in selection.widths(rows, layers):
-            own = (rows["layers"] == layers) & (rows["n"] == n)
-            low, middle, high = np.quantile(curves["recon"][own] / n, [0, 0.5, 1], axis=0)
-            axes.plot(curves["step"], middle, color=colours[n], label=f"n = {n:,}")
-            axes.fill_between(curves["step"], low, high, color=colours[n], alpha=0.25, linewidth=0)
-            if layers == 1:
-                limit = limits.one_layer(n, rows["beta"][0])
-                axes.axhline(limit.recon / n, color=colours[n], linestyle=":", linewidth=1)
-        axes.set(yscale="log", xlabel="training step", title=style.depth_name(layers))
-    panels[0].set_ylabel("reconstruction / n (nats)")
-    style.legend_right(figure, panels[0], "median; band:\nall seeds; dotted:\nbest for the ELBO,\n1 layer")
+    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)
+    for axes, layers in zip(panels[0], depths, strict=True):
+        plot_learning(results, layers, axes, legend=False)
+    style.only_left_labels(panels)
+    style.legend_right(figure, panels[0, 0], LEARNING)
     return figure
+
+
+@style.look
+def plot_learning(results: Saved, layers: int, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """One depth's learning curves, a median and a band for each n; dotted, for one layer, what is best for the ELBO."""
+    premises.require(results, layers)
+    axes, rows, curves = style.panel(ax), results.rows, results.curves
+    colours = style.width_colours(selection.widths(rows))
+    for n in selection.widths(rows, layers):
+        own = (rows["layers"] == layers) & (rows["n"] == n)
+        low, middle, high = np.quantile(curves["recon"][own] / n, [0, 0.5, 1], axis=0)
+        axes.plot(curves["step"], middle, color=colours[n], label=f"n = {n:,}")
+        axes.fill_between(curves["step"], low, high, color=colours[n], alpha=0.25, linewidth=0)
+        if layers == 1:
+            limit = limits.one_layer(n, rows["beta"][0])
+            axes.axhline(limit.recon / n, color=colours[n], linestyle=":", linewidth=1)
+    axes.set(yscale="log", xlabel="training step", title=style.depth_name(layers))
+    axes.set_ylabel("reconstruction / n (nats)")
+    if legend:
+        axes.legend(title=LEARNING)
+    return axes
 
 
 @style.look
@@ -93,54 +132,63 @@ def figure_price(results: Saved) -> Figure:
     title = "What comes on top of ln 2, and what the KL is made of"
     figure = style.new(style.columns(depths), 6.2, title, setting(results))
     panels = figure.subplots(2, len(depths), sharey="row", squeeze=False)
-    for column, layers in enumerate(depths):
-        widths = selection.widths(results.rows, layers)
-        medians = [selection.median_row(selection.of(results.rows, layers=layers, n=n)) for n in widths]
-        rows = {name: np.array([row[name] for row in medians]) for name in medians[0]}
-        _stack(panels[0, column], widths, _loss_parts(rows))
-        _stack(panels[1, column], widths, _kl_parts(rows))
-        panels[0, column].set_title(f"{style.depth_name(layers)}: reconstruction + KL")
-        panels[1, column].set_title(f"{style.depth_name(layers)}: KL")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("nats")
-    for axes in panels[:, -1]:
-        axes.legend(*(part[::-1] for part in axes.get_legend_handles_labels()), loc="upper left", bbox_to_anchor=(1, 1))
+    for column, layers in zip(panels.T, depths, strict=True):
+        for plot, axes in zip((plot_loss_parts, plot_kl_parts), column, strict=True):
+            plot(results, layers, axes, legend=layers == depths[-1])
+    style.only_left_labels(panels)
     return figure
+
+
+@style.look
+def plot_loss_parts(results: Saved, layers: int, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """What the loss of one depth's median runs is made of, a bar for each n."""
+    rows = _median_rows(results, layers)
+    axes = _stack(style.panel(ax), rows["n"].tolist(), _loss_parts(rows), legend)
+    axes.set_title(f"{style.depth_name(layers)}: reconstruction + KL")
+    return axes
+
+
+@style.look
+def plot_kl_parts(results: Saved, layers: int, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """What the KL of one depth's median runs is made of, a bar for each n."""
+    rows = _median_rows(results, layers)
+    axes = _stack(style.panel(ax), rows["n"].tolist(), _kl_parts(rows), legend)
+    axes.set_title(f"{style.depth_name(layers)}: KL")
+    return axes
 
 
 @style.look
 def summary(rows: Table, curves: dict[str, np.ndarray], recipe: Mapping[str, Any]) -> Figure:
     """A sweep at a glance: training, and the exact loss and reconstruction cost per dimension against n."""
-    chosen, _ = selection.one_setting(rows)
-    every, rows = rows, {name: column[chosen] for name, column in rows.items()}
+    chosen, notices = selection.one_setting(rows)
+    drawn = {name: column[chosen] for name, column in rows.items()}
+    own = {name: curve if name == "step" else curve[chosen] for name, curve in curves.items()}
+    results = Saved(Path(), drawn, own, rows, notices, dict(recipe), {})
     title = "Trained runs and the lowest loss there is" if chosen.any() else "Every run diverged"
-    figure = style.new(10, 4.1, title, premises.setting(recipe, rows, every))
+    figure = style.new(10, 4.1, title, setting(results))
     learning, *panels = figure.subplots(1, 3)
-    _learning_curves(learning, rows, curves["step"], curves["loss"][chosen], recipe)
-    for axes, name in zip(panels, ("loss", "recon_per_dim"), strict=True):
-        for layers in selection.depths(rows):
-            _trained(axes, rows, layers, name)
-            _limit(axes, rows, layers, name)
-        style.width_axis(axes, selection.widths(rows))
-        axes.set_title(MEASURES[name])
-    panels[1].set_yscale("log")
+    plot_loss_curves(results, learning, legend=False)
+    for axes, measure in zip(panels, ("loss", "recon_per_dim"), strict=True):
+        plot_costs(results, measure, axes, legend=False, published=False)
     style.legend_below(figure, panels[:1], 4)
     return figure
 
 
-def setting(results: Saved) -> str:
-    """What was chosen for the runs that are drawn."""
-    return premises.setting(results.recipe, results.rows, results.every)
+@style.look
+def plot_loss_curves(results: Saved, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """The median loss while training, a curve for each depth and n.
 
-
-def _learning_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray, recipe: Mapping[str, Any]) -> None:
-    """Of the ELBO its distance from the limit; of another objective, which that does not bound, the value itself."""
+    Of the ELBO its distance from the limit; of another objective, which that does not bound, the value itself.
+    """
+    axes, rows, recipe = style.panel(ax), results.rows, results.recipe
     bounded = premises.trains_elbo(recipe)
     for layers in selection.depths(rows):
-        for n in selection.widths(rows, layers):
+        widths = selection.widths(rows, layers)
+        for n in widths:
             own = (rows["layers"] == layers) & (rows["n"] == n)
-            height = np.median(loss[own] - rows["limit"][own, None] * bounded, axis=0)
-            axes.plot(step, height, color=style.depth_colour(layers), linewidth=1)
+            height = np.median(results.curves["loss"][own] - rows["limit"][own, None] * bounded, axis=0)
+            label = style.depth_name(layers) if n == widths[0] else None
+            axes.plot(results.curves["step"], height, color=style.depth_colour(layers), linewidth=1, label=label)
     title = "loss above its limit (nats), each n" if bounded else f"-{recipe['objective']} objective (nats), each n"
     axes.set(xlabel="training step", title=title)
     axes.set_yscale("symlog", linthresh=1e-3 if bounded else 1.0)
@@ -148,6 +196,14 @@ def _learning_curves(axes: Axes, rows: Table, step: np.ndarray, loss: np.ndarray
         ticks = [tick for tick in (0, 0.25, 0.5, 0.75, 1, 10, 100, 1000) if tick < axes.get_ylim()[1]]
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
+    if legend:
+        axes.legend()
+    return axes
+
+
+def setting(results: Saved) -> str:
+    """What was chosen for the runs that are drawn."""
+    return premises.setting(results.recipe, results.rows, results.every)
 
 
 def _trained(axes: Axes, rows: Table, layers: int, name: str) -> None:
@@ -182,6 +238,14 @@ def _published(axes: Axes, rows: Table, layers: int, name: str) -> None:
         axes.plot(n, height, "D", fillstyle="none", color=style.depth_colour(layers), markersize=8, label=label)
 
 
+def _median_rows(results: Saved, layers: int) -> Table:
+    """The rows of one depth's median runs, by ascending n."""
+    premises.require(results, layers)
+    rows = selection.of(results.rows, layers=layers)
+    medians = [selection.median_row(selection.of(rows, n=n)) for n in selection.widths(rows)]
+    return {name: np.array([row[name] for row in medians]) for name in medians[0]}
+
+
 def _loss_parts(rows: Table) -> dict[str, tuple[str, np.ndarray]]:
     """recon + sum_l kl_l = ln 2 + (nll - ln 2) + KL(q(z | x) || p(z | x)): label -> colour, nats."""
     return {
@@ -201,7 +265,7 @@ def _kl_parts(rows: Table) -> dict[str, tuple[str, np.ndarray]]:
     return parts | ({"lower layers": (style.PARTS[5], rest)} if rows["layers"][0] > 1 else {})
 
 
-def _stack(axes: Axes, widths: list[int], parts: dict[str, tuple[str, np.ndarray]]) -> None:
+def _stack(axes: Axes, widths: list[int], parts: dict[str, tuple[str, np.ndarray]], legend: bool) -> Axes:
     position, base = np.arange(len(widths)), np.zeros(len(widths))
     for label, (colour, height) in parts.items():
         height = np.maximum(height, 0.0)  # 0 may come out as -1e-8
@@ -210,5 +274,8 @@ def _stack(axes: Axes, widths: list[int], parts: dict[str, tuple[str, np.ndarray
     for x, total in zip(position, base, strict=True):
         axes.annotate(f"{total:.3f}", (x, total), (0, 2), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xticks(position, [f"{n:,}" for n in widths])
-    axes.set(xlabel="data dimensions n", ylim=0)
+    axes.set(xlabel="data dimensions n", ylabel="nats", ylim=0)
     axes.grid(False, axis="x")
+    if legend:
+        axes.legend(*(part[::-1] for part in axes.get_legend_handles_labels()), loc="upper left", bbox_to_anchor=(1, 1))
+    return axes

@@ -12,18 +12,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, ndtr
 
 from experiments.cli import BadInput
-from vae_bit import models, settings
-from vae_bit.models import Architecture, Params
-from vae_bit.store import results
-from vae_bit.store.results import Table
+from vae_bit import settings
+from vae_bit.models import Build
+from vae_bit.store import files, results
+from vae_bit.store.files import Damaged
+from vae_bit.store.results import Folder
+from vae_bit.store.table import KEYS, LABELS, Table
+from vae_bit.trained import Results, TrainedModel
 
-RECIPE = ("objective", "k", "steps")  # of config.json
+PREFERRED = {"preset": "default", "objective": "elbo", "optimizer": "adam", "beta": 1.0}
 CELLS = 4000  # of a latent's range, over which the decoder is averaged
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -35,7 +37,7 @@ class Missing(Exception):
 class Saved(NamedTuple):
     """A sweep's finite runs: `rows` and `curves` of one beta and learning rate, `every` of all; what was left out.
 
-    `recipe` is config.json's word on the objective, k and steps.
+    `recipe` says how they were trained: see `trained_with`.
     """
 
     out: Path
@@ -44,14 +46,8 @@ class Saved(NamedTuple):
     every: Table
     notices: list[str]
     recipe: dict[str, Any]
-
-
-class Model(NamedTuple):
-    """One trained run: its row of the table and its parameters, float64."""
-
-    row: dict
-    arch: Architecture
-    params: Params
+    history: dict[str, np.ndarray]  # exact figures [R, H] at `step` [H], of the runs in `rows`; perhaps nothing
+    trained: Results | None = None  # where their model is known
 
 
 class Gaussian(NamedTuple):
@@ -70,34 +66,77 @@ def _reading(out: Path) -> Iterator[None]:
         raise BadInput(f"--run={out}: {reason}; expected a folder that experiments.sweep has written") from error
 
 
-def load(out: results.Folder) -> Saved:
-    """Reads a sweep's folder, `~` being the home; BadInput where it is missing, damaged or something else."""
+def load(out: Folder, model: Build | None = None) -> Saved:
+    """Reads a sweep's folder, `~` being the home; BadInput where it is missing, damaged or something else.
+
+    Where its models are not those of a preset, figures of them need `model`, the function that the sweep was given.
+    """
     out = Path(out).expanduser()
     with _reading(out):
-        every, curves, _ = results.load(out)
-        recipe = {name: getattr(results.read_config(out).recipe, name) for name in RECIPE}
+        every, curves, history = results.load_table(out), results.load_curves(out), results.load_history(out)
+        trained, config = _trained(out, model), files.read_config(out)
     finite = every["status"] != "diverged"
     if not finite.any():
         raise BadInput(f"--run={out}: every run diverged; expected at least one that did not")
     chosen, notices = one_setting(every)
     rows = {name: column[chosen] for name, column in every.items()}
-    own_curves = {name: curve if name == "step" else curve[chosen] for name, curve in curves.items()}
-    return Saved(out, rows, own_curves, {name: column[finite] for name, column in every.items()}, notices, recipe)
+    curves, history = (
+        {name: series if name == "step" else series[chosen] for name, series in some.items()}
+        for some in (curves, history)
+    )
+    every = {name: column[finite] for name, column in every.items()}
+    return Saved(out, rows, curves, every, notices, trained_with(config, rows), history, trained)
+
+
+def _trained(out: Path, model: Build | None) -> Results | None:
+    """The trained models, or None where they are of a kind that is not given."""
+    try:
+        known = results.builds(out, [model] if model else [])
+    except Damaged:
+        raise
+    except ValueError:
+        return None
+    return Results(results.load(out, [*known.values()]), known, out)
+
+
+def trained_with(config: dict[str, Any], rows: Table) -> dict[str, Any]:
+    """What config.json says of the training of rows that share their labels.
+
+    `objective` as the table calls it, the qualified name of its `function`, its draws `k`, and `steps`.
+    """
+    labels = {name: rows[name][0] for name in LABELS} if rows["n"].size else {}
+    recipe = next(v for v in config["variants"] if labels.items() <= v.items())["recipe"]
+    function, noise = recipe["objective"], recipe["noise"]
+    return {
+        "objective": labels.get("objective", ""),
+        "function": function["function"] if isinstance(function, dict) else function,
+        "k": noise.get("k", 1) if isinstance(noise, dict) else 1,
+        "steps": config["steps"],
+    }
 
 
 def one_setting(rows: Table) -> tuple[np.ndarray, list[str]]:
-    """Which runs to draw: finite, beta = 1 if there, the learning rate of least median gap; and what was left out."""
+    """Which runs to draw: finite, of one setting; and what was left out.
+
+    They are those with the default preset, the ELBO and beta = 1 if there, and of the rest those of least median gap.
+    """
     chosen, notices = rows["status"] != "diverged", []
     if diverged := np.sum(~chosen):
         notices.append(f"{diverged} of {chosen.size} runs: diverged")
-    for name in ("beta", "learning_rate") if chosen.any() else ():
-        values = np.unique(rows[name][chosen])
+    for name in (*LABELS, "beta", "learning_rate") if chosen.any() else ():
+        values = np.unique(rows[name][chosen]).tolist()
         medians = [np.median(rows["gap"][chosen & (rows[name] == value)]) for value in values]
-        best = 1.0 if name == "beta" and 1.0 in values else values[np.argmin(medians)]
-        others = [f"{name} = {value:g}" for value in values if value != best]
-        notices += [f"runs with {other}, but where all are shown: those with {best:g} are drawn" for other in others]
+        best = PREFERRED[name] if PREFERRED.get(name) in values else values[np.argmin(medians)]
+        others = [f"{name} = {short(value)}" for value in values if value != best]
+        drawn = f"but where all are shown: those with {short(best)} are drawn"
+        notices += [f"runs with {other}, {drawn}" for other in others]
         chosen = chosen & (rows[name] == best)
     return chosen, notices
+
+
+def short(value: Any) -> str:
+    """A label or a number as it is shown."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def of(rows: Table, **keys: float) -> Table:
@@ -127,58 +166,55 @@ def median_row(rows: Table) -> dict:
     return {name: column[index].item() for name, column in rows.items()}
 
 
-def median_model(saved: Saved, layers: int, n: int) -> Model:
+def median_model(saved: Saved, layers: int, n: int) -> TrainedModel:
     """The trained run of median loss, of one depth and n."""
     return model(saved, median_row(of(saved.rows, layers=layers, n=n)))
 
 
-def model(saved: Saved, row: dict) -> Model:
+def model(saved: Saved, row: dict) -> TrainedModel:
     """The trained run of a row."""
-    with _reading(saved.out):
-        run = results.load_run(saved.out, **{name: row[name] for name in results.KEYS})
-    with settings.fixed(x64=True):
-        return Model(run.row, run.arch, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), run.params))
+    if saved.trained is None:
+        raise Missing("the model, which is no preset's: figures.load(.., model=..)")
+    return saved.trained.load(**{name: row[name] for name in KEYS})
 
 
-def codes(model: Model) -> Gaussian:
+def codes(model: TrainedModel) -> Gaussian:
     """q(z_1 | x) of 0^n and 1^n, shape [2]."""
-    with settings.fixed(x64=True):
-        return Gaussian(*map(np.asarray, models.encode(model.arch, model.params, model.row["n"])))
+    return Gaussian(*model.encode())
 
 
-def conditional(model: Model, side: str, layer: int, z: np.ndarray) -> Gaussian:
+def conditional(model: TrainedModel, side: str, layer: int, z: np.ndarray) -> Gaussian:
     """q(z_{l+1} | z_l) of side "q" or p(z_l | z_{l+1}) of side "p", l = `layer`, given z [K]: shape [K]."""
     with settings.fixed(x64=True):
-        chain = models.chain(model.arch, model.params, model.row["n"])
+        chain = model.chain()
         kernel = (chain.q if side == "q" else chain.p)[layer - 1]
         return Gaussian(*map(np.asarray, kernel(jnp.asarray(z, jnp.float64))))
 
 
-def top_densities(model: Model, z: np.ndarray) -> np.ndarray:
+def top_densities(model: TrainedModel, z: np.ndarray) -> np.ndarray:
     """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]; layer by layer a sum over fine cells of the range below."""
     q = codes(model)
-    if model.arch.layers == 1:
+    if model.row["layers"] == 1:
         return density(z, Gaussian(q.mean[:, None], q.std[:, None]))
     edges = _edges(q)
     mass = _cell_masses(edges, q)
-    for layer in range(1, model.arch.layers):
+    for layer in range(1, model.row["layers"]):
         given = conditional(model, "q", layer, (edges[1:] + edges[:-1]) / 2)
         edges = _edges(given)
-        last = layer == model.arch.layers - 1
+        last = layer == model.row["layers"] - 1
         mass = (density(z[:, None], given) if last else _cell_masses(edges, given)) @ mass
     return mass.T
 
 
-def pixel_probability(model: Model, z: np.ndarray) -> np.ndarray:
+def pixel_probability(model: TrainedModel, z: np.ndarray) -> np.ndarray:
     """p(x_i = 1 | z_L) at z [K]: [n, K]; layer by layer a sum over fine cells of the range below."""
     masses = []
-    for layer in range(model.arch.layers - 1, 0, -1):
+    for layer in range(model.row["layers"] - 1, 0, -1):
         given = conditional(model, "p", layer, z)
         edges = _edges(given)
         masses.append(_cell_masses(edges, given))
         z = (edges[1:] + edges[:-1]) / 2
-    with settings.fixed(x64=True):
-        probability = expit(np.asarray(models.decode(model.arch, model.params, jnp.asarray(z, jnp.float64))))
+    probability = expit(model.decode(z))
     for mass in reversed(masses):
         probability = probability @ mass
     return probability
@@ -199,10 +235,9 @@ def _cell_masses(edges: np.ndarray, given: Gaussian) -> np.ndarray:
     return np.diff(ndtr((edges[:, None] - given.mean) / given.std), axis=0)
 
 
-def draws(model: Model, count: int) -> np.ndarray:
+def draws(model: TrainedModel, count: int) -> np.ndarray:
     """Ancestral samples x, those with fewer ones first: [n, count]."""
-    with settings.fixed(x64=True):
-        x = np.asarray(models.sample(model.arch, model.params, jax.random.key(0), count))
+    x = model.sample(count)
     return x[:, np.argsort(x.sum(0), kind="stable")]
 
 

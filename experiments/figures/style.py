@@ -1,5 +1,6 @@
 """The look that every figure shares, and the only way they are written to files."""
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -44,15 +45,33 @@ look = rc_context(
 )  # decorates a function that draws or writes a figure, whatever the user's matplotlibrc says
 
 
+class Picture(Figure):
+    """A figure that a notebook shows even where nothing has loaded pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        save(self, file, "png")
+        return file.getvalue()
+
+
 def new(width: float, height: float, title: str, setting: str = "") -> Figure:
     """An empty figure, inches, whose title says what to see; below it, smaller, what was chosen for the runs shown."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), layout="constrained")
     heading = f"{title}\n" if setting else title
     above = figure.suptitle(heading, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
     below = Annotation(setting, (0, 0), xycoords=above, va="bottom", fontsize=9, color=INK, annotation_clip=False)
     below.set_in_layout(False)
     figure.add_artist(below)
     return figure
+
+
+def panel(ax: Axes | None, width: float = 5.0, height: float = 4.0) -> Axes:
+    """The axes given, or those of a new pyplot figure, inches, which a notebook shows by itself."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot  # only here: it looks for a screen, which the commands never need
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def columns(depths: Sequence[int]) -> float:
@@ -92,6 +111,12 @@ def width_axis(axes: Axes, widths: Sequence[int]) -> None:
     axes.set_xticks(widths, [f"{n:,}" for n in widths])
     axes.minorticks_off()
     axes.set_xlabel("data dimensions n")
+
+
+def only_left_labels(panels: np.ndarray) -> None:
+    """Of panels [rows, columns] whose rows share their vertical axis, the first of each row alone names it."""
+    for axes in panels[:, 1:].flat:
+        axes.set_ylabel("")
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes], columns: int) -> None:

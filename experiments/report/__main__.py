@@ -6,7 +6,7 @@ python -m experiments.report --run=runs/DIR
 from absl import flags
 
 from experiments import cli
-from experiments.cli import BadInput
+from experiments.cli import BadInput, Location, define
 from experiments.figures import selection
 from experiments.report.page import page
 
@@ -24,5 +24,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Folder of a sweep's results.", required=True)
+    define(Location(), "run", None, "Folder of a sweep's results.", required=True)
     cli.run(main)

@@ -1,7 +1,6 @@
 """The report of a sweep: one HTML file that tells the post's story with its numbers and pictures."""
 
 import base64
-import dataclasses
 import html
 import io
 from collections.abc import Iterable, Iterator
@@ -10,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import folder
 from experiments.figures import selection, style
-from experiments.figures.selection import Saved
+from experiments.figures.selection import Missing, Saved
 from experiments.report.story import STORY
-from vae_bit.store import files
-from vae_bit.store.results import KEYS
+from vae_bit.store import files, resume
+from vae_bit.store.table import KEYS, LABELS
 
 PAGE = Path(__file__).with_name("page.html")
 FULL_WIDTH = 9  # inches of a figure as wide as the page
@@ -36,12 +34,14 @@ def sections(results: Saved) -> Iterator[str]:
     """The story, chapter by chapter; what the run cannot tell is named and left out."""
     lacking = []
     for told, needs, draw in STORY:
-        section = next((section for section in told if section.holds(results)), None)
-        if section is None:
-            lacking.append(f"{told[0].heading} (needs {needs})")
-            continue
-        figure = picture(draw(results)) if draw else ""
-        yield f"<section><h2>{section.heading}</h2>{section.tell(results)}{figure}</section>"
+        try:
+            section = next((section for section in told if section.holds(results)), None)
+            if section is None:
+                raise Missing(needs)
+            figure = picture(draw(results)) if draw else ""
+            yield f"<section><h2>{section.heading}</h2>{section.tell(results)}{figure}</section>"
+        except Missing as reason:
+            lacking.append(f"{told[0].heading} (needs {reason})")
     if lacking:
         yield f"<p class='note'>Left out: {'; '.join(lacking)}.</p>"
 
@@ -59,27 +59,26 @@ def picture(figure: Figure) -> str:
 
 def table(results: Saved) -> str:
     """Medians over the seeds, a line for each setting of all runs, beside what the post's author saved at beta = 1."""
-    swept = [name for name in ("beta", "learning_rate") if np.unique(results.every[name]).size > 1]
-    lines = [
-        _row("th", (name.replace("_", " ") for name in ("layers", "n", *swept, "seeds", *COLUMNS, "the post's loss")))
-    ]
-    settings = np.stack([results.every[name] for name in KEYS[:-1]], 1)
-    for setting in np.unique(settings, axis=0):
-        keys: dict[str, float] = dict(zip(KEYS, setting.tolist(), strict=False))
-        own = selection.of(results.every, **keys)
-        alike = [run for run in selection.published() if (run["layers"], run["n"], 1.0) == tuple(setting[:3])]
+    swept = [name for name in (*LABELS, "beta", "learning_rate") if np.unique(results.every[name]).size > 1]
+    heads = "layers", "n", *swept, "seeds", *COLUMNS, "the post's loss"
+    lines = [_row("th", (name.replace("_", " ") for name in heads))]
+    for setting in sorted(set(zip(*(results.every[name].tolist() for name in KEYS[:-1]), strict=True))):
+        keys = dict(zip(KEYS, setting, strict=False))
+        own, point = selection.of(results.every, **keys), (keys["layers"], keys["n"], keys["beta"])
+        alike = [run for run in selection.published() if (run["layers"], run["n"], 1.0) == point]
         medians = [f"{np.median(own[name]):z.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
-        shown = [f"{keys['layers']:g}", f"{keys['n']:,.0f}", *(f"{keys[name]:g}" for name in swept), own["n"].size]
+        shown = [f"{keys['layers']}", f"{keys['n']:,}", *(selection.short(keys[name]) for name in swept), own["n"].size]
         lines.append(_row("td", [*shown, *medians, *([f"{run['loss']:.4f}" for run in alike] or ["-"])]))
     return f"<table>{''.join(lines)}</table>"
 
 
 def origin(results: Saved) -> str:
     """How the run was made, as config.json says, and what is not shown of it."""
-    config = files.read_config(results.out, folder.Origin)
+    config = files.read_config(results.out, resume.Origin)
     command = " ".join(["python -m experiments.sweep", *config.argv[1:]])
     versions = ", ".join(f"{name} {version}" for name, version in config.versions.items())
-    recipe = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config.recipe).items())
+    parts = resume.flattened([{"recipe": variant.recipe} | variant.labels._asdict() for variant in config.variants])
+    recipe = ", ".join(f"{name} {value}" for name, value in parts.items())
     notices = "".join(f"<p class='note'>Not drawn: {html.escape(notice)}.</p>" for notice in results.notices)
     how = "".join(f"<p>{html.escape(line)}</p>" for line in (recipe, versions))
     return f"{notices}<p><code>{html.escape(command)}</code></p>{how}"

@@ -22,7 +22,7 @@ from vae_bit.programs import KINDS, Group
 from vae_bit.store import files
 from vae_bit.store.describe import describe
 from vae_bit.store.files import Damaged
-from vae_bit.sweep import Progress, block_ends
+from vae_bit.sweep import Progress, block_ends, history_steps
 from vae_bit.training import Metrics, Recipe, Run, State
 
 LAYOUT = 4  # of the arrays saved; checkpoints of another are not found
@@ -46,7 +46,8 @@ def save(folder: Path, group: Group, which: np.ndarray, progress: Progress) -> N
     runs = Run(*(field[which] for field in group.runs))
     state = jax.tree.map(lambda leaf: np.asarray(leaf)[: which.size], progress.state)
     curves = jax.tree.map(lambda *points: np.stack(points, 1), *progress.curves)
-    arrays = {"of": np.array(_subject(group)), **_named({"runs": runs, "state": state, "curves": curves})}
+    tree = {"runs": runs, "state": state, "curves": curves, "history": progress.history}
+    arrays = {"of": np.array(_subject(group)), **_named(tree)}
     files.make_folder(folder)
     files.write(folder / f"{_name(group)}_{_short(repr(_keys(runs)))}.npz", _digested(arrays))
 
@@ -96,7 +97,7 @@ def _read(path: Path, group: Group) -> tuple[Run, Progress]:
         files.check_arrays(arrays, _named(like))
         tree = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in _named(like)])
         points = zip(*(curve.T for curve in tree["curves"]), strict=True)
-        return tree["runs"], Progress(tree["state"], [Metrics(*point) for point in points])
+        return tree["runs"], Progress(tree["state"], [Metrics(*point) for point in points], tree["history"])
 
 
 def _like(group: Group, count: int, blocks: int) -> dict[str, Any]:
@@ -105,7 +106,10 @@ def _like(group: Group, count: int, blocks: int) -> dict[str, Any]:
     one = _like_one(group.model, group.recipe)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
     curve: Any = jax.ShapeDtypeStruct((count, blocks), np.float32)
-    return {"runs": Run(*runs), "state": state, "curves": Metrics(curve, curve, curve)}
+    steps = group.recipe.steps
+    passed = np.sum(history_steps(steps, group.history) <= block_ends(steps)[blocks - 1])
+    history = (state.params,) * int(passed)
+    return {"runs": Run(*runs), "state": state, "curves": Metrics(curve, curve, curve), "history": history}
 
 
 @cache
@@ -132,7 +136,7 @@ def _digested(arrays: Arrays) -> Callable[[IO[bytes]], Any]:
 def _subject(group: Group) -> str:
     """What a run's training depends on beside its numbers."""
     points = block_ends(group.recipe.steps).size
-    subject = LAYOUT, describe(group.build), group.layers, group.width, describe(group.recipe), points
+    subject = LAYOUT, describe(group.build), group.layers, group.width, describe(group.recipe), points, group.history
     return json.dumps(subject, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""A sweep's files in one folder: `results.csv`, `curves.npz`, `params.npz` and `config.json`. No pickle anywhere.
+"""A sweep's files: `results.csv`, `curves.npz`, `params.npz`, `config.json`, perhaps `history.npz`. No pickle.
 
 The table is that of `vae_bit.store.table`, and the curves [R, T] are in its order. Parameters of all runs of one kind,
 depth and n are stacked under names such as `default/elbo/adam/layers=2/n=5/q/0/params/head/kernel`. A kernel is [W b];
@@ -18,20 +18,21 @@ import msgspec
 import numpy as np
 
 from vae_bit import padding, settings
-from vae_bit.models import Build, Model, Params
+from vae_bit.models import Build, Params
 from vae_bit.presets import PRESETS, Preset
 from vae_bit.programs import Labels
 from vae_bit.store import files, table
 from vae_bit.store.describe import describe
 from vae_bit.store.files import Damaged
 from vae_bit.store.table import LABELS, Table
-from vae_bit.sweep import Trained, block_ends
+from vae_bit.sweep import Trained, block_ends, history_steps
 
 Folder = str | os.PathLike[str]
 Variants = Mapping[Labels, Preset]  # all that a sweep trains, side by side
 
 SCHEMA = 4
 CURVES = ("loss", "recon", "kl")
+HISTORY = (*CURVES, "nll", "posterior_kl", "mutual_information", "marginal_kl", "error")
 KIND = (*LABELS, "layers", "n")  # runs whose parameters are stacked
 
 
@@ -41,6 +42,7 @@ class Contents(NamedTuple):
     rows: Table
     curves: dict[str, np.ndarray]
     params: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]  # exact figures [R, H] at the steps [H], or nothing
 
 
 class Variant(msgspec.Struct):
@@ -63,25 +65,39 @@ class Config(files.Digests, kw_only=True):
 
     schema: int
     steps: int
+    history: int  # points of training at which the runs were evaluated
     variants: list[Variant]
 
 
 def contents(trained: Trained) -> Contents:
     """What a group's training has given."""
-    steps = block_ends(trained.group.recipe.steps)
-    return Contents(table.from_trained(trained), {"step": steps, **trained.curves._asdict()}, _named_params(trained))
+    curves = {"step": block_ends(trained.group.recipe.steps), **trained.curves._asdict()}
+    return Contents(table.from_trained(trained), curves, _named_params(trained), _history(trained))
+
+
+def _history(trained: Trained) -> dict[str, np.ndarray]:
+    if trained.history is None:
+        return {}
+    figures = trained.history._replace(kl=trained.history.kl.sum(-1))
+    steps = history_steps(trained.group.recipe.steps, trained.group.history)
+    return {"step": steps} | {name: getattr(figures, name).T for name in HISTORY}
 
 
 def merge(parts: Sequence[Contents]) -> Contents:
     """The runs of all parts, in a table's order."""
     rows = table.joined(part.rows for part in parts)
     order = table.order(rows)
-    curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in CURVES}
     return Contents(
         {name: column[order] for name, column in rows.items()},
-        {"step": parts[0].curves["step"], **curves},
+        _merge_series([part.curves for part in parts], order),
         _merge_params(parts, rows, np.argsort(order)),
+        _merge_series([part.history for part in parts], order),
     )
+
+
+def _merge_series(parts: Sequence[dict[str, np.ndarray]], order: np.ndarray) -> dict[str, np.ndarray]:
+    joined = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0] if name != "step"}
+    return {name: parts[0]["step"] for name in parts[0] if name == "step"} | joined
 
 
 def _merge_params(parts: Sequence[Contents], rows: Table, rank: np.ndarray) -> dict[str, np.ndarray]:
@@ -117,18 +133,20 @@ def write(
         "params.npz": lambda file: np.savez(file, allow_pickle=False, **whole.params),
         "results.csv": lambda file: file.write(table.to_csv(whole.rows).encode()),
     }
+    if whole.history:
+        writers["history.npz"] = lambda file: np.savez(file, allow_pickle=False, **whole.history)
     files.commit(Path(out), config(variants) | about, writers)
     return whole
 
 
-def config(variants: Variants) -> dict[str, Any]:
+def config(variants: Variants, history: int = 0) -> dict[str, Any]:
     """What config.json says of the schema and of what is trained, as JSON would give it back."""
     described = [
         {**labels._asdict(), "model": describe(preset.model), "recipe": describe(preset.recipe)}
         for labels, preset in variants.items()
     ]
-    steps = {preset.recipe.steps for preset in variants.values()}
-    return json.loads(json.dumps({"schema": SCHEMA, "steps": min(steps), "variants": described}))
+    (steps,) = {preset.recipe.steps for preset in variants.values()}
+    return json.loads(json.dumps({"schema": SCHEMA, "steps": steps, "history": history, "variants": described}))
 
 
 def _named_params(trained: Trained) -> dict[str, np.ndarray]:
@@ -190,7 +208,7 @@ def load(out: Folder, own: Sequence[Build] = ()) -> Contents:
             like |= _like_params(known[Labels(*kind[:3])], kind, index.size)
         params = dict(file)
         files.check_arrays(params, like)
-        return Contents(rows, curves, params)
+        return Contents(rows, curves, params, load_history(out))
 
 
 def load_table(out: Folder) -> Table:
@@ -205,29 +223,36 @@ def load_table(out: Folder) -> Table:
 
 def load_curves(out: Folder) -> dict[str, np.ndarray]:
     """step [T], and sampled loss, recon and kl [R, T] in nats."""
-    count, total = load_table(out)["n"].size, read_config(Path(out)).steps
-    with files.checked(Path(out), "curves.npz") as path, np.load(path, allow_pickle=False) as file:
-        curves, steps = dict(file), block_ends(total)
-        curve = jax.ShapeDtypeStruct((count, steps.size), np.float32)
-        files.check_arrays(curves, {"step": steps, **dict.fromkeys(CURVES, curve)})
-        if np.any(curves["step"] != steps):
-            raise ValueError(f"step is not that of {total} steps")
-        return curves
+    steps = block_ends(read_config(Path(out)).steps)
+    return _load_series(Path(out), "curves.npz", steps, CURVES, np.float32)
+
+
+def load_history(out: Folder) -> dict[str, np.ndarray]:
+    """step [H], and exact figures [R, H] in nats at these points of training; empty where none were asked for."""
+    config = read_config(Path(out))
+    steps = history_steps(config.steps, config.history)
+    return _load_series(Path(out), "history.npz", steps, HISTORY, np.float64) if config.history else {}
+
+
+def _load_series(out: Path, name: str, steps: np.ndarray, names: Sequence[str], dtype: Any) -> dict[str, np.ndarray]:
+    count = load_table(out)["n"].size
+    with files.checked(out, name) as path, np.load(path, allow_pickle=False) as file:
+        series, like = dict(file), jax.ShapeDtypeStruct((count, steps.size), dtype)
+        files.check_arrays(series, {"step": steps, **dict.fromkeys(names, like)})
+        if np.any(series["step"] != steps):
+            raise ValueError(f"step is not that of {steps[-1]} steps")
+        return series
 
 
 @settings.fixed()
-def load_params(out: Folder, rows: Table, index: int, own: Sequence[Build] = ()) -> tuple[Model, Params]:
-    """The model and the parameters of a row of the folder's table."""
+def trained_model(rows: Table, params: Mapping[str, np.ndarray], index: int, known: Mapping[Labels, Build]) -> Any:
+    """The model of a row, for n dimensions, and its parameters, among all those by name."""
     kind, where = next((kind, where) for kind, where in _kinds(rows) if index in where)
-    build = builds(Path(out), own)[Labels(*kind[:3])]
-    model = build(*kind[3:])
-    with files.checked(Path(out), "params.npz") as path, np.load(path, allow_pickle=False) as file:
-        like = _like_params(build, kind, where.size)
-        arrays = {name: file[name] for name in like.keys() & set(file.files)}
-        files.check_arrays(arrays, like)
+    model = known[Labels(*kind[:3])](*kind[3:])
+    shapes = padding.shapes(model.init, kind[-1])
     place = int(np.flatnonzero(where == index)[0])
-    structure = jax.tree.structure(padding.shapes(model.init, kind[-1]))
-    return model, jax.tree.unflatten(structure, [arrays[name][place] for name in like])
+    leaves = [params[_prefix(*kind) + name][place] for name in _leaves(shapes)]
+    return model, jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def _like_params(build: Build, kind: tuple, count: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Progress bars of a sweep, one a group, with the speed and the sampled gap to each run's own limit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from vae_bit import limits, sweep
-from vae_bit.programs import Group
+from vae_bit.programs import Group, Labels
 from vae_bit.sweep import Progress
 from vae_bit.training import Metrics
 
@@ -21,7 +21,8 @@ def progress_bars(groups: list[Group]) -> Iterator[list[Callable[[np.ndarray, Pr
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), SpeedColumn(), TimeRemainingColumn(), "{task.fields[gap]}")
     with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield [_report(bars, group) for group in groups]
+        varied = [name for name in Labels._fields if len({getattr(group.labels, name) for group in groups}) > 1]
+        yield [_report(bars, group, [getattr(group.labels, name) for name in varied]) for group in groups]
 
 
 class SpeedColumn(ProgressColumn):
@@ -31,10 +32,10 @@ class SpeedColumn(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:,.0f} steps/s")
 
 
-def _report(bars: Bars, group: Group) -> Callable[[np.ndarray, Progress], None]:
-    n = f"{group.runs.n.min()}..{group.arch.width}" if group.runs.n.min() < group.arch.width else group.arch.width
-    name = f"layers {group.arch.layers}, n {n}, {group.runs.n.size} runs"
-    task = bars.add_task(name, total=group.runs.n.size * group.recipe.steps, gap="")
+def _report(bars: Bars, group: Group, labels: Sequence[str]) -> Callable[[np.ndarray, Progress], None]:
+    n = f"{group.runs.n.min()}..{group.width}" if group.runs.n.min() < group.width else group.width
+    name = f"{' '.join(labels)} layers {group.layers}, n {n}, {group.runs.n.size} runs"
+    task = bars.add_task(name.strip(), total=group.runs.n.size * group.recipe.steps, gap="")
     ends, done, limit = sweep.block_ends(group.recipe.steps), np.zeros(group.runs.n.size, int), own_limits(group)
 
     def report(which: np.ndarray, progress: Progress) -> None:
@@ -48,7 +49,7 @@ def _report(bars: Bars, group: Group) -> Callable[[np.ndarray, Progress], None]:
 def own_limits(group: Group) -> np.ndarray:
     """The limit of each run [R]; runs that differ in seed and learning rate alone share one."""
     settings, index = np.unique(np.stack([group.runs.n, group.runs.beta]), axis=1, return_inverse=True)
-    return limits.limit(group.arch.layers, *settings)[index]
+    return limits.limit(group.layers, *settings)[index]
 
 
 def median_gap(metrics: Metrics, beta: np.ndarray, limit: np.ndarray) -> str:

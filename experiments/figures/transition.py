@@ -1,0 +1,77 @@
+"""The figure of the best one-layer code as n / beta grows; its panels go into any axes."""
+
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.figures import premises, selection, style
+from experiments.figures.selection import Saved
+from vae_bit import limits
+from vae_bit.limits import LN2
+
+Quantity = Literal["mean", "std", "kl", "mutual_information"]
+QUANTITIES: dict[Quantity, str] = {
+    "mean": "mean m of the codes N(±m, s²)",
+    "std": "standard deviation s",
+    "kl": "KL (nats)",
+    "mutual_information": "mutual information I(x; z) (nats)",
+}
+
+
+@style.look
+def figure_transition(results: Saved) -> Figure:
+    """How the best one-layer code opens at n = beta: its mean, width, KL and mutual information."""
+    trained = f"{premises.objective_name(results.recipe)}; every β and learning rate"
+    title = "The best code of one layer opens at n = β, continuously"
+    figure = style.new(9, 6.4, title, trained if 1 in selection.depths(results.every) else "")
+    panels = figure.subplots(2, 2, sharex=True)
+    for axes, quantity in zip(panels.flat, QUANTITIES, strict=True):
+        plot_transition(results, quantity, axes, legend=axes is panels[1, 1])
+    for axes in panels[0]:
+        axes.set_xlabel("")
+    return figure
+
+
+@style.look
+def plot_transition(results: Saved, quantity: Quantity, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """One quantity of the best one-layer code against n / beta, and of all trained runs of one layer."""
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity: got {quantity!r}, expected one of {', '.join(QUANTITIES)}")
+    axes, colour = style.panel(ax), style.depth_colour(1)
+    n = np.unique(np.concatenate([np.geomspace(0.5, 1e4, 500), 1 + np.geomspace(1e-6, 1, 200)]))
+    information = quantity == "mutual_information"
+    height = limits.information(1, n) if information else getattr(limits.one_layer(n), quantity)
+    axes.plot(n, height, color=colour, linewidth=1.2, label="limit: the best code")
+    axes.plot(*_trained(results, quantity), "o", color=colour, markersize=5, label="trained, 1 layer")
+    if information:
+        axes.axhline(LN2, color=style.PALE, linewidth=1, linestyle="--", label="ln 2, the bit")
+    if quantity == "mean":
+        _power_law(axes.inset_axes((0.42, 0.25, 0.52, 0.42)))
+    axes.set(xscale="log", xlabel="n / β", title=QUANTITIES[quantity])
+    if legend:
+        axes.legend(loc=(0.13, 0.03) if quantity == "mean" else "best")
+    return axes
+
+
+def _trained(results: Saved, quantity: Quantity) -> tuple[np.ndarray, np.ndarray]:
+    """n / beta and the quantity of the one-layer runs: of codes those of the median runs, of figures all."""
+    rows = selection.of(results.every, layers=1)
+    if quantity in ("kl", "mutual_information"):
+        return rows["n"] / rows["beta"], rows[quantity]
+    settings = sorted({*zip(rows["n"].tolist(), rows["beta"].tolist(), strict=True)})
+    medians = [selection.median_row(selection.of(rows, n=n, beta=beta)) for n, beta in settings]
+    q = [selection.codes(selection.model(results, row)) for row in medians]
+    height = [abs(np.diff(code.mean)[0]) / 2 if quantity == "mean" else code.std.mean() for code in q]
+    return np.array([n / beta for n, beta in settings]), np.array(height)
+
+
+def _power_law(axes: Axes) -> None:
+    """Just above n = beta, m = (3 (n / beta - 1) / 2)^(1/6)."""
+    above = np.geomspace(1e-6, 1, 200)
+    axes.plot(above, limits.one_layer(1 + above).mean, color=style.depth_colour(1))
+    axes.plot(above, (1.5 * above) ** (1 / 6), ":", color=style.INK)
+    axes.set(xscale="log", yscale="log", xlabel="n / β - 1")
+    axes.set_title("m; dotted $(3 (n / β - 1) / 2)^{1/6}$", fontsize=9)
+    axes.tick_params(labelsize=8)

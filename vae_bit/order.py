@@ -1,0 +1,134 @@
+"""What a sweep is asked for: its variants, presets times objectives times optimisers, and the grid of their runs."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vae_bit import training
+from vae_bit.models import Build
+from vae_bit.presets import PRESETS, Preset, override
+from vae_bit.programs import KINDS, Labels
+from vae_bit.store import results, resume
+from vae_bit.store.describe import label
+from vae_bit.store.results import Variants
+from vae_bit.store.table import is_label
+from vae_bit.training import Run
+
+
+class Order(NamedTuple):
+    """What is to be trained, and config.json's account of it."""
+
+    variants: Variants
+    config: dict[str, Any]
+
+
+def variants(presets: Any, objectives: Any = None, optimizers: Any = None, model: Build | None = None, **fields: Any):
+    """Every combination with its labels: a dict of Labels and Preset; `fields` are those of `presets.override`.
+
+    One value stands for itself, several are a sequence or a dict by labels, None is the preset's own.
+    """
+    chosen: dict[Labels, Preset] = {}
+    axes = _presets(presets, model), _choices("objective", objectives), _choices("optimizer", optimizers)
+    for (name, preset), (objective_label, objective), (optimizer_label, optimizer) in product(*axes):
+        own = {"objective": objective, "optimizer": optimizer} | fields
+        whole = override(preset, **{key: value for key, value in own.items() if value is not None})
+        objective_label = objective_label or label(whole.recipe.objective)
+        labels = Labels(name, objective_label, optimizer_label or label(whole.recipe.optimizer))
+        chosen[labels] = whole
+    if len({preset.recipe.steps for preset in chosen.values()}) > 1:
+        raise ValueError("steps: got presets of different steps, expected one number of steps for all of a sweep")
+    return chosen
+
+
+def _presets(presets: Any, model: Build | None) -> list[tuple[str, Preset]]:
+    if isinstance(presets, Preset):
+        known = {id(preset): name for name, preset in PRESETS.items()}
+        presets = {label(model) if model else known.get(id(presets), "own"): presets}
+    choices = _choices("preset", presets)
+    for _, preset in choices:
+        if not isinstance(preset, Preset):
+            raise ValueError(f"preset: got {preset!r}, expected a Preset, such as vae_bit.presets.DEFAULT")
+    if model is not None and not callable(model):
+        raise ValueError(f"model: got {model!r}, expected a function of layers and width that gives a Model")
+    return [(name, preset._replace(model=model) if model else preset) for name, preset in choices]
+
+
+def _choices(name: str, values: Any) -> list[tuple[Any, Any]]:
+    """Labels and values; ValueError where a label cannot stand in a table, or two are alike."""
+    if values is None:
+        return [(None, None)]
+    if isinstance(values, Mapping):
+        choices = list(values.items())
+    else:
+        choices = [(label(value), value) for value in (values if isinstance(values, list | tuple) else [values])]
+    for key, value in choices:
+        if isinstance(value, str):
+            raise ValueError(f"{name}: got {value!r}, expected a value, as in vae_bit.{name}s, not its name")
+        if not is_label(key):
+            advice = (
+                f"expected a dict of names and values, the names of letters, digits and _ . + -, as {{'mine': {key}}}"
+            )
+            raise ValueError(f"{name}: {key!r} cannot stand in a table, {advice}")
+    if not choices or len({key for key, _ in choices}) < len(choices):
+        raise ValueError(f"{name}: got {[key for key, _ in choices]}, expected one or more of different names")
+    return choices
+
+
+def order(
+    variants: Variants,
+    layers: Sequence[int],
+    n: Sequence[int],
+    beta: Sequence[float] = (1.0,),
+    learning_rate: Sequence[float] | None = None,
+    seeds: int = 8,
+    first_seed: int = 0,
+    chunk: int | None = None,
+    history: int = 0,
+    argv: Sequence[str] = (),
+    flags: dict[str, Any] | None = None,
+) -> Order:
+    """The variants at every point of the grid; ValueError names what is wrong with it.
+
+    `chunk` bounds the runs that advance together, `history` is at how many points of training to evaluate, and `argv`
+    and `flags` are a command's account of itself.
+    """
+    whole = {"seeds": (seeds, 1), "first_seed": (first_seed, 0), "history": (history, 0), "chunk": (chunk or 1, 1)}
+    for name, (value, least) in whole.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}: got {value!r}, expected an integer from {least}")
+    if first_seed + seeds > 2**32:
+        raise ValueError(f"first_seed={first_seed} seeds={seeds}: expected every seed in [0, 2^32)")
+    axes = {"layers": layers, "n": n, "beta": beta, "learning_rate": learning_rate}
+    settings = {name: axis if axis is None else _ascending(axis) for name, axis in axes.items()}
+    settings |= {"first_seed": int(first_seed), "seeds": int(seeds), "chunk": chunk, "history": int(history)}
+    stages = resume.stages(settings, [])
+    resume.lacking(variants, settings, stages, None)  # refuses what is no axis
+    account = {"settings": settings, "stages": stages} | ({"flags": flags} if flags is not None else {})
+    return Order(variants, results.config(variants, history) | resume.origin(argv or sys.argv) | account)
+
+
+def _ascending(axis: Any) -> Any:
+    """In order, if it has one; what is no axis is refused by `sweep.plan`."""
+    try:
+        return sorted(np.asarray(axis).tolist())
+    except TypeError:
+        return axis
+
+
+def try_out(order: Order) -> None:
+    """Traces a step of every model at hand: what is wrong with a function of the user's own then shows at once."""
+    settings = order.config["settings"]
+    numbers: Any = [jax.ShapeDtypeStruct((), kind) for kind in KINDS]
+    for preset in order.variants.values():
+        for layers in settings["layers"]:
+            model, recipe = preset.model(layers, max(settings["n"])), replace(preset.recipe)
+
+            def step(run: Run, model=model, recipe=recipe):
+                return training.update(model, recipe, training.init(model, recipe, run), run)
+
+            jax.eval_shape(step, Run(*numbers))

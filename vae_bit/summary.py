@@ -1,0 +1,56 @@
+"""The table of a sweep in short: a line for each setting, medians over its seeds."""
+
+import numpy as np
+from rich.table import Table as Printed
+
+from vae_bit.store.table import EXACT, LABELS, Table
+
+FIGURES = ("recon", "recon_per_dim", "kl", *EXACT, "limit", "gap")
+HIDDEN = ("runs", "sound", "marginal_kl", "error")  # of the printed table
+DIGITS = {"recon_per_dim": 7}
+HEADINGS = {"recon_per_dim": "per dim", "mutual_information": "I(x; z)", "learning_rate": "rate"}
+
+
+def medians(rows: Table) -> Table:
+    """A row for each setting: how many `runs` and, of them, `sound` ones that did not diverge; figures of the latter.
+
+    `loss`, `min` and `max` are the median and the range of the loss; the rest are medians, NaN where no run is sound.
+    """
+    keys = [name for name in (*LABELS, "beta", "learning_rate") if np.unique(rows[name]).size > 1]
+    keys = [*(name for name in LABELS if name in keys), "layers", "n", *(name for name in keys if name not in LABELS)]
+    settings = list(zip(*(rows[name].tolist() for name in keys), strict=True))
+    lines = [_line(rows, np.array([other == setting for other in settings])) for setting in sorted(set(settings))]
+    columns = dict(zip(keys, zip(*sorted(set(settings)), strict=True), strict=True))
+    return {name: np.array(column) for name, column in columns.items()} | {
+        name: np.array([line[name] for line in lines]) for name in lines[0]
+    }
+
+
+def _line(rows: Table, own: np.ndarray) -> dict[str, float]:
+    sound = own & (rows["status"] != "diverged")
+    low, middle, high = np.quantile(rows["loss"][sound], [0, 0.5, 1]) if sound.any() else [np.nan] * 3
+    figures = {name: float(np.median(rows[name][sound])) if sound.any() else np.nan for name in FIGURES}
+    return {"runs": own.sum(), "sound": sound.sum(), "loss": middle, "min": low, "max": high} | figures
+
+
+def rendered(table: Table) -> Printed:
+    """The summary as a table of text."""
+    printed = Printed(title="Exact figures in nats: medians over seeds")
+    names = [name for name in table if name not in HIDDEN]
+    keys = names[: names.index("loss")]
+    for name in (*keys, "seeds", *names[len(keys) :]):
+        printed.add_column(HEADINGS.get(name, name.replace("_", " ")), justify="right")
+    for line in range(table["loss"].size):
+        runs, sound = table["runs"][line], table["sound"][line]
+        count = f"{sound}" if sound == runs else f"{sound} of {runs}"
+        figures = [_shown(name, table[name][line]) for name in names[len(keys) :]]
+        printed.add_row(*(_key(table[name][line]) for name in keys), count, *figures)
+    return printed
+
+
+def _key(value: np.generic) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _shown(name: str, value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.{DIGITS.get(name, 5)}f}"

@@ -1,0 +1,105 @@
+"""What a sweep gives back: its table, and every trained run as exact functions in float64."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from vae_bit import exact, models, settings, summary
+from vae_bit.distributions import Normal
+from vae_bit.exact import Chain, Densities, Evaluation
+from vae_bit.models import Build, Model, Params
+from vae_bit.programs import Labels
+from vae_bit.store import results
+from vae_bit.store.results import Contents
+from vae_bit.store.table import KEYS, Table
+
+
+class TrainedModel(NamedTuple):
+    """One trained run: its row of the table, its model of width n, its parameters. Everything it gives is numpy."""
+
+    row: dict[str, Any]
+    model: Model
+    params: Params
+
+    def encode(self) -> Normal:
+        """q(z_1 | x) at 0^n and 1^n: [2]."""
+        return self._exactly(lambda params: self.model.encode(params, self.row["n"]))
+
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """The logits of p(x_i = 1 | z_1): z_1 [K] -> [n, K]."""
+        return self._exactly(lambda params: self.model.decode(params, jnp.asarray(z, jnp.float64)))
+
+    def sample(self, count: int, seed: int = 0) -> np.ndarray:
+        """Ancestral samples x: [n, count], 0 or 1."""
+        return self._exactly(lambda params: models.sample(self.model, params, jax.random.key(seed), count))
+
+    def densities(self, *grids: np.ndarray) -> Densities:
+        """The densities of every layer's latent on a grid [K_l] each, z_1 first; see `exact.Densities`."""
+        nodes = [jnp.asarray(z, jnp.float64) for z in grids]
+        return self._exactly(lambda params: exact.densities(models.chain(self.model, params, self.row["n"]), nodes))
+
+    def evaluate(self, beta: float | None = None) -> Evaluation:
+        """The exact figures, at the run's own beta unless given."""
+        weight = self.row["beta"] if beta is None else beta
+        return self._exactly(lambda params: exact.evaluate(models.chain(self.model, params, self.row["n"]), weight))
+
+    def chain(self) -> Chain:
+        """The model as functions for `exact`; call them where JAX has float64."""
+        with settings.fixed(x64=True):
+            return models.chain(self.model, self._double(), self.row["n"])
+
+    def _exactly(self, function: Any) -> Any:
+        with settings.fixed(x64=True):
+            return jax.tree.map(np.asarray, function(self._double()))
+
+    def _double(self) -> Params:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.params)
+
+
+class Results:
+    """A sweep's outcome.
+
+    `rows` is the table, a dict of columns (pandas.DataFrame takes it as it is), a row a run; `curves` holds the sampled
+    loss, recon and kl [R, T] at `step` [T], and `history` exact figures [R, H], if they were asked for.
+    """
+
+    def __init__(self, contents: Contents, builds: Mapping[Labels, Build], out: Path | None = None):
+        self.rows, self.curves, self.history = contents.rows, contents.curves, contents.history
+        self.out = out
+        self._params, self._builds = contents.params, builds
+
+    def summary(self) -> Table:
+        """A row for each setting: medians over the seeds that did not diverge, and the range of their loss."""
+        return summary.medians(self.rows)
+
+    def table(self, width: int = 170) -> str:
+        """The summary as text."""
+        console = Console(width=width)
+        with console.capture() as capture:
+            console.print(summary.rendered(self.summary()))
+        return capture.get()
+
+    def load(self, **keys: Any) -> TrainedModel:
+        """The first run whose columns have the given values, as in load(layers=2, n=5, seed=3).
+
+        ValueError names a column that there is not, and KeyError says that no run is so.
+        """
+        if odd := keys.keys() - self.rows.keys():
+            raise ValueError(f"{min(odd)}: no column of the table, expected some of {', '.join(KEYS)}")
+        own = np.logical_and.reduce([self.rows[name] == value for name, value in keys.items()], initial=True)
+        index = np.flatnonzero(np.broadcast_to(own, self.rows["n"].shape))
+        if not index.size:
+            raise KeyError(f"no run with {', '.join(f'{name}={value}' for name, value in keys.items())}")
+        return self._model(int(index[0]))
+
+    def _model(self, index: int) -> TrainedModel:
+        row = {name: column[index].item() for name, column in self.rows.items()}
+        return TrainedModel(row, *results.trained_model(self.rows, self._params, index, self._builds))
+
+    def __repr__(self) -> str:
+        return self.table()
