@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,9 +11,9 @@ import numpy as np
 from jax import Array
 
 from experiments.benchmark.workers import IMPLEMENTATIONS, Case, Team
-from vae_bit import limits, models
+from vae_bit import limits
+from vae_bit.architecture import softplus_std
 from vae_bit.distributions import Normal, softplus
-from vae_bit.models import softplus_std
 from vae_bit.presets import ORIGINAL, PRESETS
 
 TOLERANCE = 0.005  # nats
@@ -84,10 +83,8 @@ def first(seconds: np.ndarray, gap: np.ndarray) -> float | None:
 def loss_of(implementation: str, n: int) -> Callable[[Any], Array]:
     """The exact loss of one seed's parameters, one layer, for parameters as the implementation gives them."""
     if implementation.startswith("ours"):
-        arch = replace(PRESETS[implementation.removeprefix("ours ")].architecture, width=n)
-        return lambda params: exact_loss(
-            models.encode(arch, params, jnp.int32(n)), lambda z: models.decode(arch, params, z).T
-        )
+        model = PRESETS[implementation.removeprefix("ours ")].model(1, n)
+        return lambda params: exact_loss(model.encode(params, jnp.int32(n)), lambda z: model.decode(params, z).T)
     return lambda nets: exact_loss(_encode(nets["q"][0], n), lambda z: _network(nets["p"][0], z[:, None]))
 
 
