@@ -10,7 +10,7 @@ from experiments.saved import Gaussian, Missing, Model, Saved
 from vae_bit import handbuilt, limits
 from vae_bit.limits import LN2
 
-Z = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))  # a valley may be narrow
+Z = premises.GRID
 DRAWS = 100
 PRIOR = Gaussian(np.zeros(()), np.ones(()))
 POINT_NAMES = ("$x^{(0)}$", "$x^{(1)}$")

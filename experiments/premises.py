@@ -18,7 +18,8 @@ from vae_bit.results import COLLAPSED, Table
 NOTHING = 5e-4  # nats that three decimals do not show
 NEAR = 0.05  # nats that are close to a limit, or to the prior
 LEGIBLE = 50  # most dimensions of a sample that can be told apart in a strip
-GRID = np.linspace(-4.0, 4.0, 1601)  # of the top latent, where the prior is
+# Of the top latent, where the prior is; a valley may be narrow.
+GRID = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))
 NORMAL = ndtri((np.arange(400) + 0.5) / 400)  # equally likely values of the prior
 
 OBJECTIVES = {

@@ -6,24 +6,25 @@ Everything here is float64 numpy; a folder that is no sweep's raises BadInput.
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import expit, ndtr
+from jax import Array
 
 from experiments.options import BadInput
-from vae_bit import models, results, settings
+from vae_bit import exact, models, results, settings
 from vae_bit.models import Architecture, Params
 from vae_bit.results import Table
 
 RECIPE = ("objective", "k", "steps")  # of config.json
-CELLS = 4000  # of a latent's range, over which the decoder is averaged
+BLOCK = 32  # dimensions of x whose probability is found at a time
 PUBLISHED = Path(__file__).with_name("published.json")
 
 
@@ -154,48 +155,41 @@ def conditional(model: Model, side: str, layer: int, z: np.ndarray) -> Gaussian:
 
 
 def top_densities(model: Model, z: np.ndarray) -> np.ndarray:
-    """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]; layer by layer a sum over fine cells of the range below."""
-    q = codes(model)
-    if model.arch.layers == 1:
-        return density(z, Gaussian(q.mean[:, None], q.std[:, None]))
-    edges = _edges(q)
-    mass = _cell_masses(edges, q)
-    for layer in range(1, model.arch.layers):
-        given = conditional(model, "q", layer, (edges[1:] + edges[:-1]) / 2)
-        edges = _edges(given)
-        last = layer == model.arch.layers - 1
-        mass = (density(z[:, None], given) if last else _cell_masses(edges, given)) @ mass
-    return mass.T
+    """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]. It takes one dimension of the decoder, for a program of every n."""
+    narrow = model._replace(arch=replace(model.arch, width=1), params=models.unpad(model.params, 1))
+    return _exactly(_top_densities, narrow, z)
 
 
 def pixel_probability(model: Model, z: np.ndarray) -> np.ndarray:
-    """p(x_i = 1 | z_L) at z [K]: [n, K]; layer by layer a sum over fine cells of the range below."""
-    masses = []
-    for layer in range(model.arch.layers - 1, 0, -1):
-        given = conditional(model, "p", layer, z)
-        edges = _edges(given)
-        masses.append(_cell_masses(edges, given))
-        z = (edges[1:] + edges[:-1]) / 2
+    """p(x_i = 1 | z_L) at z [K]: [n, K]."""
+    return _exactly(_pixel_probability, model, z)
+
+
+def _exactly(f: Callable[[Architecture, Params, int, Array], Array], model: Model, z: np.ndarray) -> np.ndarray:
     with settings.fixed(x64=True):
-        probability = expit(np.asarray(models.decode(model.arch, model.params, jnp.asarray(z, jnp.float64))))
-    for mass in reversed(masses):
-        probability = probability @ mass
-    return probability
+        return np.asarray(f(model.arch, model.params, model.row["n"], jnp.asarray(z, jnp.float64)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _top_densities(arch: Architecture, params: Params, n: int, z: Array) -> Array:
+    return exact.densities(models.chain(arch, params, n), [z] * arch.layers).q[-1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _pixel_probability(arch: Architecture, params: Params, n: int, z: Array) -> Array:
+    """A few dimensions at a time, as each holds numbers for every z and every node of its inner grid."""
+    chain = models.chain(arch, params, n)
+
+    def block(i: Array) -> Array:
+        return exact.expectation(chain, lambda z_1: jax.nn.sigmoid(chain.logits(z_1)[i]), z)
+
+    blocks = np.resize(np.arange(arch.width), (-(-arch.width // BLOCK), min(BLOCK, arch.width)))
+    return jax.lax.map(block, blocks).reshape(-1, z.size)[: arch.width]
 
 
 def density(z: np.ndarray, q: Gaussian) -> np.ndarray:
     """N(z; mean, std^2), all shapes broadcast."""
     return np.exp(-0.5 * np.square((z - q.mean) / q.std)) / (q.std * np.sqrt(2 * np.pi))
-
-
-def _edges(given: Gaussian) -> np.ndarray:
-    """Even cells that hold all but nothing of every Gaussian given: [CELLS + 1]."""
-    return np.linspace(np.min(given.mean - 8 * given.std), np.max(given.mean + 8 * given.std), CELLS + 1)
-
-
-def _cell_masses(edges: np.ndarray, given: Gaussian) -> np.ndarray:
-    """Probability of each cell under each Gaussian: [CELLS, K]."""
-    return np.diff(ndtr((edges[:, None] - given.mean) / given.std), axis=0)
 
 
 def draws(model: Model, count: int) -> np.ndarray:
