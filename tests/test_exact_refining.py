@@ -40,7 +40,9 @@ def test_a_chain_is_evaluated_on_finer_grids_until_its_figures_hold(coarse, seed
         value = evaluate(case)
     recon, kl, nll, information, marginal, mass = oracle(case, 800)
     assert value.error < TOLERANCE
-    expected = Evaluation(recon + kl[0], recon, kl, nll, recon + kl[0] - nll, information, marginal, mass, value.error)
+    expected = Evaluation(
+        recon + kl[0], recon, kl, nll, recon + kl[0] - nll, information, marginal, mass, value.activity, value.error
+    )
     for field, got, want in zip(value._fields, value, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=TOLERANCE, atol=TOLERANCE, err_msg=field)
 
@@ -61,7 +63,9 @@ def test_a_chain_too_steep_for_every_grid_warns(monkeypatch):
 
 def figures(value, error):
     scalar = np.asarray(value)
-    return Evaluation(*[scalar] * 2, np.stack([scalar, 100.0 * scalar], -1), *[scalar] * 5, np.asarray(error))
+    return Evaluation(
+        *[scalar] * 2, np.stack([scalar, 100.0 * scalar], -1), *[scalar] * 5, scalar[..., None], np.asarray(error)
+    )
 
 
 def test_the_error_is_at_least_an_eighth_of_what_refining_moved():
@@ -83,7 +87,9 @@ def test_runs_of_a_sweep_are_evaluated_again_until_their_figures_hold(tiny, monk
 
     def off(grids, chain, beta):
         mean = jnp.mean(chain.q_data.mean)
-        return Evaluation(*[mean + beta / grids.outer] * 2, chain.q_data.std, *[mean] * 5, beta / grids.outer)
+        return Evaluation(
+            *[mean + beta / grids.outer] * 2, chain.q_data.std, *[mean] * 5, chain.q_data.std, beta / grids.outer
+        )
 
     monkeypatch.setattr(exact, "evaluate_on", off)
     monkeypatch.setattr(programs, "GRIDS", (Grids(1), Grids(10), Grids(100)))

@@ -17,7 +17,7 @@ from vae_bit.training import Run
 
 HEADER = (
     "preset,objective,optimizer,layers,n,beta,learning_rate,seed,status,collapsed,steps,loss,recon,recon_per_dim,kl,limit,gap,"
-    "nll,posterior_kl,mutual_information,marginal_kl,valid_mass,error,kl_1,kl_2"
+    "nll,posterior_kl,mutual_information,marginal_kl,valid_mass,error,active_units,kl_1,kl_2"
 )
 COLUMNS = HEADER.split(",")
 KEYS = COLUMNS[:8]
@@ -97,7 +97,8 @@ def test_status_rules(trained):
 def evaluation(information) -> Any:
     """Finite figures of some runs of two layers with the given mutual information."""
     figures: Any = dict.fromkeys(exact.Evaluation._fields, np.ones(len(information)))
-    return exact.Evaluation(**figures | {"mutual_information": information, "kl": np.ones((len(information), 2))})
+    layers = dict.fromkeys(("kl", "activity"), np.ones((len(information), 2)))
+    return exact.Evaluation(**figures | layers | {"mutual_information": information})
 
 
 def information_of(m, s):

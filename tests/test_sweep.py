@@ -26,7 +26,7 @@ def quick_evaluation(monkeypatch):
     def figures(chain, beta):
         mean, std = chain.q_data
         scalar = jnp.sum(mean) * beta
-        return Evaluation(scalar, scalar, std, scalar, scalar, scalar, scalar, jnp.sum(chain.mask), 0.0 * scalar)
+        return Evaluation(scalar, scalar, std, scalar, scalar, scalar, scalar, jnp.sum(chain.mask), std, 0.0 * scalar)
 
     monkeypatch.setattr(exact, "evaluate_on", lambda grids, *args: figures(*args))
 

@@ -38,7 +38,7 @@ GAIN = 8.0  # a figure's error over that on grids twice as fine: seen to be 15 a
 
 
 class Evaluation(NamedTuple):
-    """Exact figures of a chain, in nats: scalars but for kl [L]."""
+    """Exact figures of a chain, in nats: scalars but for kl [L] and activity [L]."""
 
     loss: Array  # recon + beta * sum_l kl_l
     recon: Array  # E[-ln p(x | z_1)]
@@ -48,6 +48,7 @@ class Evaluation(NamedTuple):
     mutual_information: Array  # I_q(x; z_L) = E KL(q(z_L | x) || q(z_L))
     marginal_kl: Array  # KL(q(z_L) || p(z_L))
     valid_mass: Array  # sum_k p(x_k)
+    activity: Array  # Var_x E[z_l | x]: latents above 0.01 are called active (Burda et al. 2016)
     error: Array  # estimated, the worst of the figures above, each relative to max(1, |figure|)
 
 
@@ -114,6 +115,7 @@ def evaluate_on(grids: Grids, chain: Chain, beta: float | Array = 1.0) -> Evalua
         mutual_information=information,
         marginal_kl=marginal_kl,
         valid_mass=jnp.sum(jnp.exp(log_p)),
+        activity=jnp.stack([_activity(table) for table in q_marginals]),
         error=SAFETY * jnp.max(jnp.stack([recon_defect, kl_defect, *map(_defect, [*q_marginals, *p_marginals])])),
     )
 
@@ -248,6 +250,12 @@ def _mass(density: Array, edges: Array) -> Array:
 def _defect(table: Table) -> Array:
     """The worst defect of the tabulated densities' masses."""
     return jnp.max(mass_defect(jnp.exp(at_nodes(table)), table.edges))
+
+
+def _activity(q: Table) -> Array:
+    """Var_x E[z_l | x], from ln q(z_l | x_k)."""
+    z, _ = nodes(q.edges)
+    return jnp.var(jnp.sum(_mass(jnp.exp(at_nodes(q)), q.edges) * z[None], axis=-1))
 
 
 def _surgery(q: Table) -> tuple[Array, Array]:

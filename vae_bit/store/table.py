@@ -22,14 +22,26 @@ LABELS = ("preset", "objective", "optimizer")
 KEYS = (*LABELS, "layers", "n", "beta", "learning_rate", "seed")
 STATUS = ("ok", "collapsed", "diverged")
 EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass", "error")
-COLUMNS = (*KEYS, "status", "collapsed", "steps", "loss", "recon", "recon_per_dim", "kl", "limit", "gap", *EXACT)
-WHOLE = {"layers": (1, 64), "n": (1, 2**31 - 1), "seed": (0, 2**32 - 1), "steps": (0, 2**31 - 1)}  # and their bounds
+TRAINING = ("status", "collapsed", "steps")
+COLUMNS = (*KEYS, *TRAINING, "loss", "recon", "recon_per_dim", "kl", "limit", "gap", *EXACT, "active_units")
+WHOLE = {  # and their bounds
+    "layers": (1, 64),
+    "n": (1, 2**31 - 1),
+    "seed": (0, 2**32 - 1),
+    "steps": (0, 2**31 - 1),
+    "active_units": (0, 64),
+}
 POSITIVE = ("beta", "learning_rate")
+ACTIVE = 0.01  # variance of a latent's mean over the data, for it to count as active
 COLLAPSED = 0.01  # nats of mutual information at the top layer, held and missing
 
 
 def from_trained(trained: Trained) -> Table:
-    """The rows of a group; `kl_1`, .., `kl_L` are the KL of each layer, which sum to `kl`."""
+    """The rows of a group.
+
+    `kl_1`, .., `kl_L` are the KL of each layer, which sum to `kl`; `active_units` counts the layers whose mean, given
+    x, varies with x (Burda et al. 2016).
+    """
     group = trained.group
     runs, figures = jax.tree.map(np.asarray, (group.runs, trained.evaluation))
     limit = limits.limit(group.layers, runs.n, runs.beta)
@@ -52,6 +64,7 @@ def from_trained(trained: Trained) -> Table:
         "limit": limit,
         "gap": figures.loss - limit,
         **{name: getattr(figures, name) for name in EXACT},
+        "active_units": np.sum(figures.activity > ACTIVE, axis=1),
         **{f"kl_{l}": kl for l, kl in enumerate(figures.kl.T, 1)},
     }
 
