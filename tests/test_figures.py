@@ -172,13 +172,15 @@ def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
     with pytest.raises(Missing, match="2 layers"):
         figures.figure_map(loaded)
     for function in figures.FIGURES:
-        if function is not figures.figure_map:
+        if function not in (figures.figure_map, figures.figure_history):
             function(loaded).draw_without_rendering()
 
 
 def test_a_run_of_two_layers_alone(tmp_path, tiny, trained):
     loaded = selection.load(write(tmp_path / "two", tiny["default"], [trained[1]]), tiny["default"].model)
-    for function in figures.FIGURES:
+    with pytest.raises(Missing, match="--history"):
+        figures.figure_history(loaded)
+    for function in figures.FIGURES[:-1]:
         function(loaded).draw_without_rendering()
 
 
@@ -226,12 +228,12 @@ def command(*argv):
     return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_draws_all_nine(quick_compile, tmp_path):
+def test_the_command_draws_all_ten(quick_compile, tmp_path):
     out = tmp_path / "run"
-    runner.run(n=[2, 5], beta=[0.5, 2.0], learning_rate=[1e-2, 1e30], seeds=1, steps=20, out=out)
+    runner.run(n=[2, 5], beta=[0.5, 2.0], learning_rate=[1e-2, 1e30], seeds=1, steps=20, history=2, out=out)
     done = command(f"--run={out}", "--format=svg")
     assert done.returncode == 0, done.stderr
-    assert [path.name[0] for path in sorted((out / "figures").glob("*.svg"))] == list("123456789")
+    assert {path.name.split("_")[0] for path in (out / "figures").glob("*.svg")} == {str(i) for i in range(1, 11)}
     assert "skipped 8 of 16 runs: diverged" in done.stdout
 
 

@@ -49,18 +49,18 @@ class TrainedModel(NamedTuple):
 
     def densities(self, *grids: np.ndarray) -> Densities:
         """The densities of every layer's latent on a grid [K_l] each, z_1 first; see `exact.Densities`."""
-        nodes = tuple(jnp.asarray(z, jnp.float64) for z in grids)
+        nodes = tuple(np.asarray(z, np.float64) for z in grids)
         return self._exactly(lambda params: _densities(self.model, params, self.row["n"], nodes))
 
     def top_density(self, z: np.ndarray) -> np.ndarray:
         """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]; one program serves every n, as the decoder has no part in it."""
-        narrow, nodes = self.build(self.row["layers"], 1), jnp.asarray(z, jnp.float64)
+        narrow, nodes = self.build(self.row["layers"], 1), np.asarray(z, np.float64)
         like = padding.shapes(narrow.init, 1)
         return self._exactly(lambda params: _top_density(narrow, padding.unpad(params, like), self.row["n"], nodes))
 
     def probability(self, z: np.ndarray) -> np.ndarray:
         """p(x_i = 1 | z_L) at z [K]: [n, K]."""
-        nodes = jnp.asarray(z, jnp.float64)
+        nodes = np.asarray(z, np.float64)
         return self._exactly(lambda params: _probability(self.model, params, self.row["n"], nodes))
 
     def evaluate(self, beta: float | None = None) -> Evaluation:
