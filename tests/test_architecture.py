@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from vae_bit import padding
 from vae_bit.architecture import LECUN, EncoderInput, mean_column, read_sum
 from vae_bit.presets import DEFAULT, ORIGINAL
 
+OURS: Any = DEFAULT.model
+POSTS: Any = ORIGINAL.model
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
@@ -63,7 +66,7 @@ def test_initial_kernels_are_glorot_uniform_for_the_true_n(original):
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_the_encoder_starts_with_the_mean_of_n_glorot_columns(n):
     """Uniform on +-a, a^2 = 6 / (n + units), of variance a^2 / 3: a mean of n has variance a^2 / (3 n), bound a."""
-    arch = replace(ORIGINAL.model, encoder_hidden=(500,))
+    arch = replace(POSTS, encoder_hidden=(500,))
     column, bias = started(arch(1, 40), 4, n)["q"][0]["params"]["mlp"]["hidden_0"]["kernel"].T
     bound = np.sqrt(6.0 / (n + 500))
     np.testing.assert_array_equal(bias, 0.0)
@@ -85,7 +88,7 @@ def test_initial_weights_are_independent_of_each_other(original):
 
 
 def test_residual_gaussians_start_around_their_input():
-    arch = replace(DEFAULT.model, decoder_hidden=(4,), latent_hidden=(3,))
+    arch = replace(OURS, decoder_hidden=(4,), latent_hidden=(3,))
     params = started(arch(2, 1), 0, 1)
     z = jnp.array([-3.0, 0.0, 0.5])
     for side in "qp":
@@ -98,7 +101,7 @@ def test_residual_gaussians_start_around_their_input():
 def test_lecun_kernels_have_the_variance_of_the_true_n(n):
     """Var = gain^2 / fan_in, with gain 3 in the decoder's head alone; 1 / n^2 for the mean of n columns."""
     arch = replace(
-        DEFAULT.model,
+        OURS,
         encoder_hidden=(200,),
         decoder_hidden=(200,),
         encoder_input=EncoderInput(read_sum, mean_column),
@@ -131,13 +134,13 @@ def test_encoder_and_decoder_against_numpy(tiny, name):
 )
 def test_a_name_where_a_function_belongs_is_refused(field, name):
     with pytest.raises(ValueError, match=f"{field}: got {name!r}, expected a function"):
-        replace(DEFAULT.model, **{field: name})
+        replace(OURS, **{field: name})
 
 
 @pytest.mark.parametrize("activation", [jnp.sin, jax.nn.relu, jax.jit(lambda v: v / (1.0 + jnp.abs(v)))])
 def test_an_activation_of_one_s_own_is_what_hidden_units_apply(tiny, activation):
     arch = replace(tiny["default"].model, activation=activation, encoder_hidden=(4,))
-    rng, z = np.random.default_rng(0), np.float32([-1.0, 0.5])
+    rng, z = np.random.default_rng(0), np.array([-1.0, 0.5], np.float32)
     params = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), padding.shapes(arch(1, 3).init, 3))
     net = params["p"][0]["params"]
     rows = np.ones((1, 2), np.float32)

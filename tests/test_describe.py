@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,8 @@ def test_functions_typed_into_a_console_too():
 
 def test_the_presets_are_told_apart_and_known_again():
     assert text(DEFAULT) != text(ORIGINAL)
-    assert text(DEFAULT.model) == text(replace(DEFAULT.model))
+    arch: Any = DEFAULT.model
+    assert text(arch) == text(replace(arch))
     assert text(DEFAULT.recipe) != text(replace(DEFAULT.recipe, steps=1))
     assert json.loads(text(DEFAULT)) == describe(DEFAULT)
 

@@ -56,13 +56,13 @@ def plain(layers, width):
         encode=lambda params, n: Normal(jnp.array([-1.0, 1.0]), jnp.full(2, 0.3)),
         up=(lambda params, z: Normal(params["up"] * z, jnp.full_like(z, 0.6)),) * (layers - 1),
         down=(lambda params, z: Normal(jnp.tanh(z), jnp.full_like(z, 0.4)),) * (layers - 1),
-        prior=lambda params: Normal(params["prior"], 0.7),
+        prior=lambda params: Normal(params["prior"], jnp.float32(0.7)),
         decode=lambda params, z: params["slope"][:, None] * z.ravel()[None],
     )
 
 
 def test_a_model_of_one_s_own_passes_up_and_down_as_written():
-    model, n, eps = plain(2, 4), jnp.int32(3), [np.float32([[0.5], [-1.0]]), np.float32([[1.5], [0.2]])]
+    model, n, eps = plain(2, 4), jnp.int32(3), np.array([[[0.5], [-1.0]], [[1.5], [0.2]]], np.float32)
     params = model.init(jax.random.key(0), n)
     one = models.forward(model, params, n, list(map(jnp.asarray, eps)))
     z_1 = np.array([[-1.0], [1.0]]) + 0.3 * eps[0]

@@ -18,6 +18,7 @@ from experiments import figures
 from experiments import sweep as command
 from experiments.figures import style
 from vae_bit import sweep
+from vae_bit.order import Order
 from vae_bit.store import results
 
 ROOT = Path(__file__).parent.parent
@@ -52,10 +53,9 @@ def train(preset, folder):
     groups = sweep.plan(preset, [2], [2, 5], [1.0], [1e-2, 1e30], [3])
     (trained,) = sweep.train_all(groups)
     results.write(folder, {groups[0].labels: preset}, [trained], {})
-    rows = results.load_table(folder)
-    index = int(np.flatnonzero((rows["n"] == 5) & (rows["learning_rate"] == 1e-2))[0])
-    _, params = results.load_params(folder, rows, index, [preset.model])
-    return trained[1:], params, rows
+    whole = vb.load(folder, preset.model)
+    run = whole.load(n=5, learning_rate=1e-2)
+    return trained[1:], run.params, run.evaluate(), whole.rows
 
 
 def test_no_setting_changes_a_bit(tiny, quick_compile, settings, tmp_path):
@@ -63,7 +63,7 @@ def test_no_setting_changes_a_bit(tiny, quick_compile, settings, tmp_path):
         (tmp_path / name).mkdir()
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=20))
     usual = train(preset, tmp_path / "usual")
-    assert "diverged" in usual[2]["status"]
+    assert "diverged" in usual[-1]["status"]
     settings(**HOSTILE)
     own = train(preset, tmp_path / "own")
     assert {name: getattr(jax.config, name) for name in HOSTILE} == HOSTILE  # the user's own again
@@ -157,7 +157,9 @@ def test_a_picture_that_fails_is_a_notice(tmp_path, monkeypatch, capsys):
         raise RuntimeError("latex was not able to process\nthe string")
 
     monkeypatch.setattr(figures, "summary", fail)
-    command.draw({}, {}, {}, tmp_path / "summary.png")
+    whole = results.Contents({"n": np.zeros(0)}, {}, {}, {})
+    variant = {"recipe": {"objective": "own.loss", "noise": "own.rule"}}
+    command.draw(whole, Order({}, {"variants": [variant], "steps": 1}), tmp_path / "summary.png")
     path = tmp_path / "summary.png"
     assert capsys.readouterr().err == f"notice: {path}: not drawn, latex was not able to process the string\n"
     assert not list(tmp_path.iterdir())

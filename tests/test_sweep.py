@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from vae_bit import exact, programs, sweep, training
+from vae_bit import exact, padding, programs, sweep, training
 from vae_bit.exact import Evaluation
 from vae_bit.training import Metrics, Run, State
 
@@ -120,6 +121,18 @@ def test_options_chosen_on_cpus_are_for_cpus_whose_xla_knows_them(monkeypatch):
 def test_a_chunk_is_at_least_two_runs_for_each_device(tiny):
     (group,) = sweep.plan(tiny["original"], [2], [1_000_000], [1.0], [1e-3], [0])
     assert programs.chunk_size(group.model, group.recipe, group.width) == 2 * jax.local_device_count() == 6
+
+
+def test_a_chunk_has_room_for_what_the_optimiser_keeps(tiny):
+    """Adam keeps two numbers for each parameter, L-BFGS 20 and more: two of the last ten steps."""
+    recipe, model = replace(tiny["default"].recipe, samples=1), tiny["default"].model(1, 1000)
+    size = sum(leaf.size for leaf in jax.tree.leaves(padding.shapes(model.init, 1000)))
+    adam, lbfgs = (
+        programs.chunk_size(model, replace(recipe, optimizer=one), 1000) // jax.local_device_count()
+        for one in (optax.adam, optax.lbfgs)
+    )
+    assert adam > 4 * lbfgs
+    assert lbfgs * 4 * 20 * size < programs.CPU_CHUNK_BYTES < adam * 4 * 12 * size
 
 
 @pytest.fixture(scope="module")

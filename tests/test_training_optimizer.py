@@ -54,7 +54,7 @@ def test_one_column_trains_as_the_n_whose_mean_it_is(tiny):
     for t in range(1, 11):
         g = np.asarray(ravel_pytree(gradient(unravel(jnp.asarray(theta, jnp.float32)), t - 1))[0], np.float64)
         m, v = b1 * m + (1.0 - b1) * g, b2 * v + (1.0 - b2) * g**2
-        rate = this.learning_rate * float(presets.post_decay(recipe.steps)(jnp.int32(t - 1)))
+        rate = this.learning_rate * np.asarray(presets.post_decay(recipe.steps)(jnp.int32(t - 1)), np.float64)
         theta = theta - rate * (m / (1.0 - b1**t)) / (np.sqrt(v / (1.0 - b2**t)) + 1e-8)
     trained, params = unravel(jnp.asarray(theta, jnp.float32))
     ours = after(model, recipe, this, 10).params

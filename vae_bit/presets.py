@@ -145,7 +145,8 @@ def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
     elif getattr(recipe.noise, "func", None) is not noise.grouped:
         recipe = _grouped(recipe, k or 1, fields)
     elif k:
-        recipe = _grouped(replace(recipe, noise=recipe.noise.keywords["rule"]), k, fields)
+        groups: Any = recipe.noise
+        recipe = _grouped(replace(recipe, noise=groups.keywords["rule"]), k, fields)
     return preset._replace(recipe=recipe)
 
 

@@ -84,15 +84,16 @@ def slices(total: int, size: int) -> list[slice]:
 
 def chunk_size(model: Model, recipe: Recipe, width: int) -> int:
     """Runs whose training state and layers' outputs fit the budget of all local devices, at least `FEWEST` a device."""
-    params = padding.shapes(model.init, width)
-    state = 3 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    run: Any = [jax.ShapeDtypeStruct((), kind) for kind in KINDS]
+    state = jax.eval_shape(partial(training.init, model, recipe), Run(*run))
+    params, held = state.params, sum(leaf.size for leaf in jax.tree.leaves(state))
     draw = jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples))
     eps, weight = jax.eval_shape(draw, training.step_keys(0, 0))
     outputs = _outputs(model.decode, params, jax.ShapeDtypeStruct((eps[0].size,), np.float32))
     for conditional in (*model.up, *model.down):
         outputs += _outputs(conditional, params, jax.ShapeDtypeStruct((weight.size,), np.float32))
     budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
-    return jax.local_device_count() * max(FEWEST, budget // (4 * (state + 3 * outputs)))
+    return jax.local_device_count() * max(FEWEST, budget // (4 * (held + 3 * outputs)))
 
 
 def _outputs(function: Callable, *like: Any) -> int:
