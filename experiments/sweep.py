@@ -101,11 +101,13 @@ def main() -> int:
 def carry_out(order: Order, out: Path, stop: Stop) -> Table:
     """Trains what the folder lacks, writes it and shows all that there is then; Stopped between these."""
     try:
-        whole = runner.carry_out(order, out, progress_bars, stop.check, FLAGS.checkpoint_every)
+        whole, new = runner.carry_out(order, out, progress_bars, stop.check, FLAGS.checkpoint_every)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise Fault(f"out of device memory with one run on each device: {error}; {how_to_resume(out)}") from error
+    if not new:
+        say(f"nothing left to train in {out}")
     show(whole.rows)
     stop.check()
     draw(whole, order, out / "summary.png")
@@ -129,7 +131,8 @@ def asked_again(out: Path) -> Order:
     """The same for a folder that a sweep has begun in: flags that are not given are as they were then."""
     saved = resume.read_account(out).get("flags")
     if saved is None:
-        raise BadInput(f"--out={out}: a sweep of vae_bit.run; expected it to be gone on with there, with resume=True")
+        known = f"--resume: {out / files.CONFIG} is that of a sweep of vae_bit.run"
+        raise BadInput(f"{known}; expected it to be gone on with there, with resume=True")
     with files.naming(out / files.CONFIG):
         if odd := saved.keys() ^ {*ASKED}:
             raise ValueError(f"flags: {min(odd)} is {'unknown' if min(odd) in saved else 'missing'}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import BITS, FILES, SMALL, Command, names, one_line, same_bits, saved, snapshot
 
+from vae_bit import runner
 from vae_bit.store import results
 
 
@@ -64,13 +65,13 @@ def test_more_runs_are_added_to_those_there_are(work, done):
     assert whole.rows["loss"][:2].tolist() == old.rows["loss"].tolist()
     for row in (0, 1, 5):
         n, seed = (int(whole.rows[name][row]) for name in ("n", "seed"))
-        run = results.load_run(out, 1, n, seed=seed)
+        run = runner.load(out).load(layers=1, n=n, seed=seed)
         assert run.row["loss"] == whole.rows["loss"][row]
-        assert run.arch.width == n
+        assert run.decode(np.zeros(1)).shape == (n, 1)
     np.testing.assert_array_equal(whole.curves["loss"][:2], old.curves["loss"])
     before = snapshot(out)
     argv = json.loads(before[str(out / "config.json")])["argv"]
-    assert set(argv[1:]) == {"--layers=1", "--n=2,1", "--seeds=3", "--steps=40", "--learning_rate=0.01"}
+    assert set(argv[1:]) == {"--layers=1", "--n=2,1", "--seeds=3", "--steps=40"}
     outcome = Command(work, "sweep", "--out=more", "--resume").wait()
     assert (outcome.status, outcome.stdout.splitlines()[0]) == (0, "nothing left to train in more")
     assert {**snapshot(out), str(out / "config.json"): b""} == {**before, str(out / "config.json"): b""}

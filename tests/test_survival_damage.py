@@ -116,7 +116,7 @@ DAMAGE = {
         for name in (*PARTS, "stages", "schema")
     },
     **{
-        f"{name} of a wrong type": ("config.json", config_with(name, value=7))
+        f"{name} of a wrong type": ("config.json", config_with(name, value="x" if name in ("steps", "history") else 7))
         for name in (*PARTS, "files")
     },
     **{
@@ -151,22 +151,35 @@ DAMAGE = {
             *(("learning_rate", "inf"), ("learning_rate", "0.5"), ("status", "fine"), ("loss", "low"), ("loss", "")),
         )
     },
-    "a depth too many": ("params.npz", cell(-1, "layers", "9")),
+    "a depth too many": ("results.csv", cell(-1, "layers", "9")),
     "a row twice": ("results.csv", table(lambda lines: [*lines[:2], *lines[1:]])),
     "rows in another order": ("results.csv", table(lambda lines: [*lines[:2], *lines[:1:-1]])),
-    "a row too many": ("curves.npz", table(lambda lines: [*lines, ["1", "3", *lines[-1][2:]]])),
+    "a row too many": ("curves.npz", table(lambda lines: [*lines, [*lines[-1][:4], "3", *lines[-1][5:]]])),
     "a row too few": ("curves.npz", table(lambda lines: lines[:-1])),
     "no rows": ("results.csv", table(lambda lines: lines[:1])),
     "a short row": ("results.csv", table(lambda lines: [*lines[:-1], lines[-1][:-1]])),
     "a long row": ("results.csv", table(lambda lines: [*lines[:-1], [*lines[-1], "1"]])),
-    "no column loss": ("results.csv", table(lambda lines: [[*line[:7], *line[8:]] for line in lines])),
+    "no column loss": ("results.csv", table(lambda lines: [[*line[:11], *line[12:]] for line in lines])),
     "a column foo": ("results.csv", table(lambda lines: [["foo", *lines[0]], *(["1", *line] for line in lines[1:])])),
     "an empty table": ("results.csv", lambda out: rewritten(out, "results.csv", b"")),
     "a table of bytes": ("results.csv", lambda out: rewritten(out, "results.csv", bytes(range(256)))),
     "no archive": ("params.npz", lambda out: rewritten(out, "params.npz", b"PK nothing")),
     "a bare array": ("curves.npz", bare_array),
 }  # fmt: skip
-PLANS = ("stages", "settings", "devices", "argv", "versions", "argument", "seed 7", "learning_rate 0.5")
+PLANS = (
+    "stages",
+    "settings",
+    "devices",
+    "argv",
+    "versions",
+    "argument",
+    "seed 7",
+    "learning_rate 0.5",
+    "flags",
+    "activation",
+    "recipe",
+    "label",
+)
 
 
 def snapshot(out):

@@ -84,7 +84,7 @@ def run(
     with opened(folder, going_on):
         if going_on:
             asked = Order(chosen, continued(folder, asked.config))
-        return Results(carry_out(asked, folder, reports), builds, folder)
+        return Results(carry_out(asked, folder, reports)[0], builds, folder)
 
 
 def load(out: str | os.PathLike[str], model: Build | None = None) -> Results:
@@ -96,8 +96,8 @@ def load(out: str | os.PathLike[str], model: Build | None = None) -> Results:
 
 def carry_out(
     order: Order, out: Path, reports: Reports, check: Callable[[], None] = lambda: None, seconds: float = 30.0
-) -> Contents:
-    """Trains what an opened folder lacks, saving every so many seconds, and writes it.
+) -> tuple[Contents, int]:
+    """Trains what an opened folder lacks, saving every so many seconds, and writes it; all runs, how many are new.
 
     `check` is called between blocks of steps, and whatever it raises stops the sweep once what is done is saved.
     """
@@ -111,7 +111,7 @@ def carry_out(
         check()
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     assert earlier is not None  # with nothing to train there were results
-    return earlier
+    return earlier, sum(group.runs.n.size for group in groups)
 
 
 def missing(order: Order, earlier: Contents | None) -> list[Group]:

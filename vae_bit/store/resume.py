@@ -63,6 +63,8 @@ def read_account(out: Path) -> dict[str, Any]:
     files.read_config(out, Account)
     config = files.read_config(out)
     with files.naming(out / files.CONFIG):
+        if odd := config["settings"].keys() ^ {"n", "seeds", *FIXED}:
+            raise ValueError(f"settings: {min(odd)} is {'unknown' if min(odd) in config['settings'] else 'missing'}")
         steps = config["stages"]
         if odd := [step for step in steps if step["n"] != sorted(set(step["n"]))]:
             raise ValueError(f"stages: n of {odd[0]} is not ascending")
