@@ -12,6 +12,7 @@ import pytest
 from commands import ROOT, SMALL, Command, one_line, same_bits
 
 from experiments import figures
+from vae_bit import runner
 from vae_bit.store import folder, results
 
 NO_LOCKS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
@@ -153,7 +154,7 @@ def test_a_folder_may_be_a_str_or_anything_that_is_a_path(done):
             return str(done)
 
     for out in (str(done), Elsewhere()):
-        assert results.load_run(out, 1, 1, seed=1).row == results.load_run(done, 1, 1, seed=1).row
+        assert runner.load(out).load(seed=1).row == runner.load(done).load(seed=1).row
         assert results.load(out).rows["n"].size == results.load_table(out)["n"].size == 2
         assert results.load_curves(out)["loss"].shape == (2, 41)
         np.testing.assert_array_equal(figures.load(out).rows["seed"], [0, 1])

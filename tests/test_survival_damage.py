@@ -167,18 +167,8 @@ DAMAGE = {
     "a bare array": ("curves.npz", bare_array),
 }  # fmt: skip
 PLANS = (
-    "stages",
-    "settings",
-    "devices",
-    "argv",
-    "versions",
-    "argument",
-    "seed 7",
-    "learning_rate 0.5",
-    "flags",
-    "activation",
-    "recipe",
-    "label",
+    *("stages", "settings", "devices", "argv", "versions", "argument", "seed 7", "learning_rate 0.5"),
+    *("flags", "activation", "recipe", "label"),
 )
 
 
