@@ -30,7 +30,7 @@ def executed(saved, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tour")
     notebook = nbformat.from_dict(saved)
     (top,) = [cell for cell in notebook.cells if cell.source.strip() == SIZE]
-    top.source = "SEEDS, STEPS = 2, 400"
+    top.source = "SEEDS, STEPS = 2, 600"
     notebook.cells.append(nbformat.v4.new_code_cell(TOLD))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -65,7 +65,7 @@ def test_at_one_dimension_no_code_and_at_ten_two_humps(executed):
 def test_one_layer_ends_at_its_limit_and_two_come_close_to_the_entropy(executed):
     rows = executed[1]["runs"]
     one, wide = rows["layers"] == 1, rows["n"] > 1
-    assert np.all(rows["gap"] > 0.0) and np.all(rows["gap"][one] < 0.01)
+    assert np.all(rows["gap"] > 0.0) and np.all(rows["gap"][one] < 0.02)
     assert np.all(rows["loss"][one & wide] > 0.9) and np.all(rows["loss"][~one] < 0.8)
     assert np.all(rows["marginal_kl"][one & wide] > 0.1) and np.all(rows["marginal_kl"][~one] < 0.05)
 
@@ -90,8 +90,8 @@ def test_ones_own_objective_stands_beside_the_elbo(executed):
     table, (bound, limit) = executed[1]["comparison"], executed[1]["bound"]
     assert table["objective"].tolist() == ["elbo", "squared_kl"]
     (elbo_gap, own_gap), (elbo_kl, own_kl) = table["gap"], table["kl"]
-    assert 0.0 < elbo_gap < 0.01 < own_gap and elbo_kl > own_kl > 0.5
-    assert 0.0 < bound - limit < 0.01  # the minimiser of recon + KL^2 is that of recon + beta KL, beta = 2 KL
+    assert 0.0 < elbo_gap < 0.02 < own_gap and elbo_kl > own_kl > 0.5
+    assert 0.0 < bound - limit < 0.02  # the minimiser of recon + KL^2 is that of recon + beta KL, beta = 2 KL
 
 
 def test_every_picture_is_shown(executed):
