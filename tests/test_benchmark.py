@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from experiments.benchmark import floor, plots, suite, time_to_truth, workers
 from experiments.benchmark.floor import Operations, Rates
 from experiments.benchmark.time_to_truth import Path
 from experiments.benchmark.workers import PEERS, Case, Time
-from vae_bit import limits, models
+from vae_bit import limits, noise, padding
 from vae_bit.presets import DEFAULT, ORIGINAL
 
 TINY = suite.QUICK._replace(repeats=2, seconds=0.01)
@@ -22,7 +23,7 @@ TINY = suite.QUICK._replace(repeats=2, seconds=0.01)
 def test_operations_of_the_posts_recipe_counted_by_hand():
     """L = 1, n = 5: encoder 1-10-10-10-2 at 2 points, decoder 1-10-10-10-5 at 1,000 nodes."""
     encoder, decoder = 10 + 100 + 100 + 20, 10 + 100 + 100 + 50
-    operations = floor.count(replace(ORIGINAL.architecture, width=5), ORIGINAL.recipe)
+    operations = floor.count(ORIGINAL.model, ORIGINAL.recipe, 1, 5)
     assert operations.flops == 2 * 2 * (3 * encoder - 10) + 2 * 1000 * 3 * decoder
     assert operations.exponentials == 2 * 30 + 1000 * 30 + 2 + 1000 * 5  # hidden units, softplus, sigmoids
     assert operations.logarithms == 2 + 1000  # softplus, normal draws
@@ -32,19 +33,26 @@ def test_operations_of_the_posts_recipe_counted_by_hand():
 def test_operations_of_two_default_layers_counted_by_hand():
     """n = 3: 2 x 24 nodes of z_1, and 8 nodes of z_2 for each of them; networks 16-16, encoder 1-2."""
     encoder, decoder, latent = 2, 16 + 16 * 16 + 16 * 3, 16 + 16 * 16 + 32
-    operations = floor.count(replace(DEFAULT.architecture, layers=2, width=3), DEFAULT.recipe)
+    operations = floor.count(DEFAULT.model, DEFAULT.recipe, 2, 3)
     products = 2 * (3 * encoder - 2) + 48 * 3 * decoder + 48 * 3 * latent + 384 * 3 * latent
     assert operations.flops == 2 * products
     exponentials = 32 * (48 + 48 + 384) + (2 + 48 + 384) + 48 * 3 + 2 * (24 + 8)
     assert operations.exponentials == exponentials  # hidden units, std, sigmoids, weights of the nodes
     assert operations.logarithms == 0
-    arch = replace(DEFAULT.architecture, layers=2, width=3)
-    assert operations.bytes == 24 * sum(leaf.size for leaf in jax.tree.leaves(models.shapes(arch)))
+    assert operations.bytes == 24 * sum(
+        leaf.size for leaf in jax.tree.leaves(padding.shapes(DEFAULT.model(2, 3).init, 3))
+    )
 
 
 def test_draws_of_two_original_layers():
-    arch = replace(ORIGINAL.architecture, layers=2, width=1)
-    assert floor.count(arch, ORIGINAL.recipe).logarithms == 2000 + (2 + 1000 + 1000)
+    assert floor.count(ORIGINAL.model, ORIGINAL.recipe, 2, 1).logarithms == 2000 + (2 + 1000 + 1000)
+
+
+def test_nodes_and_their_weights_are_those_of_the_rule():
+    recipe = replace(DEFAULT.recipe, noise=partial(noise.trapezoid, upper=5))
+    assert floor.columns(recipe, 3) == [48, 48 * 5, 48 * 25]
+    assert floor.draws(recipe, 3) == (2 * (24 + 5 + 5), 0)
+    assert floor.columns(replace(recipe, noise=noise.lattice), 3) == [48] * 3
 
 
 def test_the_floor_adds_its_parts():
@@ -59,16 +67,16 @@ def test_rates_are_what_all_devices_do():
 @pytest.mark.parametrize("implementation", ["ours default", "ours original"])
 def test_the_exact_loss_is_that_of_an_independent_quadrature(implementation):
     preset, n = {"ours default": DEFAULT, "ours original": ORIGINAL}[implementation], 4
-    arch = replace(preset.architecture, width=n)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: np.float32(0.2 * rng.normal(size=leaf.shape)), models.shapes(arch))
-    recon, kl = oracle.exact(arch, params, n, 1001)
+    params = jax.tree.map(
+        lambda leaf: np.float32(0.2 * rng.normal(size=leaf.shape)), padding.shapes(preset.model(1, n).init, n)
+    )
+    recon, kl = oracle.exact(preset.model, params, n, 1001)
     np.testing.assert_allclose(time_to_truth.loss_of(implementation, n)(params), recon + kl.sum(), rtol=1e-5)
 
 
 def test_the_exact_loss_of_a_peer_is_ours_for_the_same_networks():
-    arch = replace(ORIGINAL.architecture, width=4)
-    params = models.init(arch, jax.random.key(0), jax.numpy.int32(4))
+    params = ORIGINAL.model(1, 4).init(jax.random.key(0), jax.numpy.int32(4))
 
     def net(tree):
         hidden = tree["params"]["mlp"]

@@ -92,24 +92,24 @@ def test_the_median_row_is_the_lower_middle_one():
     assert selection.median_row(rows) == {"loss": 2.0, "seed": 3}
 
 
-def test_top_density_is_the_integral_over_the_lower_layer(deep):
+def test_the_top_density_is_the_integral_over_the_lower_layer(deep):
     q = selection.codes(deep)
     for k in range(2):
         z_1 = q.mean[k] + q.std[k] * np.linspace(-9, 9, 20001)
         above = selection.conditional(deep, "q", 1, z_1)
         weights = normal(z_1, q.mean[k], q.std[k]) * (z_1[1] - z_1[0])
         brute = [np.sum(weights * normal(z, *above)) for z in Z]
-        np.testing.assert_allclose(selection.top_densities(deep, Z)[k], brute, rtol=1e-4)
+        np.testing.assert_allclose(deep.top_density(Z)[k], brute, rtol=1e-4)
 
 
-def test_pixel_probability_is_the_integral_over_the_lower_layer(deep):
+def test_the_probability_of_a_bit_is_the_integral_over_the_lower_layer(deep):
     given = selection.conditional(deep, "p", 1, Z)
     eps = np.linspace(-9, 9, 2001)
     z_1 = np.asarray(given.mean + given.std * eps[:, None], np.float32)
     params = jax.tree.map(np.float32, deep.params)
     probability = expit(np.asarray(deep.model.decode(params, jnp.asarray(z_1.ravel())))).reshape(5, *z_1.shape)
     brute = np.einsum("e,iek->ik", normal(eps), probability) * (eps[1] - eps[0])
-    np.testing.assert_allclose(selection.pixel_probability(deep, Z), brute, atol=1e-4)
+    np.testing.assert_allclose(deep.probability(Z), brute, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -1,6 +1,5 @@
 """Each peer of the benchmark trains the post's model: it reaches the loss that our original preset reaches."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +16,7 @@ from experiments.benchmark.numpy_peer import numpy_gradient
 from experiments.benchmark.numpy_peer import views as numpy_nets
 from experiments.benchmark.peers import VAE, rate, rows
 from experiments.benchmark.workers import PEERS, ours
-from vae_bit import training
-from vae_bit.presets import ORIGINAL
+from vae_bit.presets import ORIGINAL, post_decay
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 N, SEEDS, STEPS = 5, range(3), 150
@@ -112,7 +110,6 @@ def test_torch_computes_the_flax_loss(layers):
 def test_the_flax_loss_is_ours(layers):
     """Our own loss of the same networks under the same draws: an oracle for all peers, in float64 NumPy."""
     n = 3
-    arch = replace(ORIGINAL.architecture, layers=layers, width=n)
     nets = one_seed(numpy_nets(np.random.default_rng(2).normal(0.0, 0.1, (1, 10**5)), layers, n), 0)
     eps = np.random.default_rng(3).standard_normal((layers, 2, 10))
 
@@ -123,7 +120,7 @@ def test_the_flax_loss_is_ours(layers):
     (weights, bias), *rest = nets["q"][0]
     tied = [[(weights.mean(0, keepdims=True), bias), *rest], *nets["q"][1:]]  # reads the sum of x, not each number
     params = {side: [joined(net) for net in own] for side, own in (("q", tied), ("p", nets["p"]))}
-    terms = [oracle.terms(arch, params, n, bit, eps[:, bit], "sampled") for bit in (0, 1)]
+    terms = [oracle.terms(ORIGINAL.model, params, n, bit, eps[:, bit], "sampled") for bit in (0, 1)]
     wanted = np.mean([recon.mean() + kl.sum(0).mean() for recon, kl in terms])
     x = np.array([[0.0], [1.0]]).repeat(10, 0).repeat(n, 1)
     with jax.enable_x64(True):
@@ -132,5 +129,5 @@ def test_the_flax_loss_is_ours(layers):
 
 
 def test_the_learning_rate_is_the_posts():
-    ours = 5e-3 * training.decay("post", jnp.arange(5000), 5000)
+    ours = 5e-3 * post_decay(5000)(jnp.arange(5000))
     np.testing.assert_allclose([rate(step) for step in range(5000)], ours, rtol=1e-4)

@@ -102,6 +102,7 @@ WRONG_STAGES = [
     [{"n": [7], "seeds": 2}, GRID],
 ]
 WRONG_STAGES += [[GRID, {"n": [1], "seeds": 2}, GRID], [{"n": [1, 1], "seeds": 1}, GRID], [{"n": [], "seeds": 3}, GRID]]
+PARTS = ("argv", "settings", "flags", "steps", "history", "variants", "versions", "devices")  # of config.json
 WRONG_NUMBERS = ["two", -1, 0, float("nan"), 2**40, 1.5, True, [1]]
 DAMAGE = {
     **{f"stages {stages}": ("config.json", config_with("stages", value=stages)) for stages in WRONG_STAGES},
@@ -112,11 +113,11 @@ DAMAGE = {
     },
     **{
         f"no {name}": ("config.json", config_with(name, value=None))
-        for name in ("argv", "stages", "settings", "flags", "steps", "history", "variants", "schema", "versions", "devices")
+        for name in (*PARTS, "stages", "schema")
     },
     **{
         f"{name} of a wrong type": ("config.json", config_with(name, value=7))
-        for name in ("argv", "settings", "flags", "steps", "history", "variants", "versions", "devices", "files")
+        for name in (*PARTS, "files")
     },
     **{
         f"settings.{name} {value}": ("config.json", config_with("settings", name, value=value))

@@ -27,10 +27,9 @@ from vae_bit.marginals import (
     inference_marginals,
     log_normal,
     log_prior,
-    push,
     real_logits,
 )
-from vae_bit.quadrature import Table, adapt, at_nodes, lookup, mass_defect, nodes, tabulate
+from vae_bit.quadrature import Table, adapt, at_nodes, lookup, mass_defect, nodes, resample, tabulate
 
 GRIDS = (Grids(), Grids(96, 36), Grids(192, 72))  # tried in turn; each takes four times as long as the one before
 TOLERANCE = 1e-5  # of a figure in float64, relative to max(1, |figure|)
@@ -60,7 +59,7 @@ class Densities(NamedTuple):
     p: tuple[Array, ...]  # p(z_l), [K_l]
     posterior: tuple[Array, ...]  # p(z_l | x_k), [D, K_l]
     probability: tuple[Array, ...]  # p(x_i = 1 | z_l), averaged over the real dimensions, [K_l]
-    at_zero: Array  # p(x_i = 1 | z_L = 0), [n]
+    at_zero: Array  # p(x_i = 1 | z_L = 0), [n]; 1/2 in the padding
 
 
 def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
@@ -133,23 +132,43 @@ def densities(chain: Chain, grids: Sequence[Array]) -> Densities:
     """The densities of every layer's latent on a grid of its own, z_1 first; see `Densities`.
 
     p(z_l | x_k) = p(z_l) r_k(z_l), r_k(z_l) = p(x_k | z_l) / p(x_k), and r_k(z_{l+1}) = E_{p(z_l | z_{l+1})}[r_k(z_l)].
+    q is good to 1e-5 of its maximum, in float64, also where a steep map cuts it off.
+    Compiled as a whole, once a call: of several chains of one shape under a `jit` of one's own, which also leaves out
+    what is not asked for.
     """
-    log_q = [lookup(table, z) for table, z in zip(inference_marginals(chain, GRIDS[0]), grids, strict=True)]
-    tables, _ = generative_marginals(chain, GRIDS[0])
-    seen: list[Callable[[Array], Array]] = [partial(_seen, chain, log_evidence(chain))]
-    for p, table in zip(chain.p, tables, strict=False):
-        below = tabulate(*adapt(lambda z, f=seen[-1]: (f(z), f(z)), table.edges, marginals.PASSES))
-        seen.append(lambda z, p=p, below=below: _expect(partial(lookup, below), given(p, z), GRIDS[0])[0])
-    ratios = [f(z) for f, z in zip(seen, grids, strict=True)]
+    return jax.jit(partial(_densities, chain))(tuple(grids))
+
+
+def _densities(chain: Chain, grids: Sequence[Array]) -> Densities:
+    # On finer grids, as a table is read between its nodes, where a deep chain's densities may have notches.
+    log_q = [lookup(table, z) for table, z in zip(inference_marginals(chain, GRIDS[1]), grids, strict=True)]
+    tables, energy = generative_marginals(chain, GRIDS[1])
+    seen = partial(_seen, chain, _log_evidence(tables[0], energy))
+    ratios = [expectation(chain._replace(p=chain.p[:below]), seen, z) for below, z in enumerate(grids)]
     p = [jnp.exp(lookup(table, z)[0]) for table, z in zip(tables, grids, strict=True)]
+    zero = jnp.zeros((1,), chain.q_data.mean.dtype)
     return Densities(
         q=tuple(jnp.exp(row) for row in log_q),
         aggregate=tuple(jnp.mean(jnp.exp(row), axis=0) for row in log_q),
         p=tuple(p),
         posterior=tuple(density[None] * ratio[:-1] for density, ratio in zip(p, ratios, strict=True)),
         probability=tuple(ratio[-1] for ratio in ratios),
-        at_zero=_at_zero(chain),
+        at_zero=expectation(chain, lambda z: jax.nn.sigmoid(real_logits(chain, z)), zero)[:, 0],
     )
+
+
+def expectation(chain: Chain, f: Callable[[Array], Array], z: Array) -> Array:
+    """E[f(z_1) | z_L] under p, at z_L [K]: f maps z_1 [J] to [m, J], the result is [m, K].
+
+    E[f | z_{l+1}] = E_{p(z_l | z_{l+1})}[E[f | z_l]], each step from a table of the one below.
+    """
+    starts = [z]
+    for p in reversed(chain.p):
+        starts.insert(0, resample(marginals.spread(given(p, starts[0]), marginals.REACH), GRIDS[1].outer))
+    for p, start in zip(chain.p, starts, strict=False):
+        below = tabulate(*adapt(lambda z, f=f: (f(z), f(z)), start, marginals.PASSES))
+        f = lambda z, p=p, below=below: _expect(partial(lookup, below), given(p, z), GRIDS[0])[0]  # noqa: E731
+    return f(z)
 
 
 def _seen(chain: Chain, log_p: Array, z: Array) -> Array:
@@ -158,26 +177,6 @@ def _seen(chain: Chain, log_p: Array, z: Array) -> Array:
     mask = chain.mask.astype(z.dtype)
     probability = mask @ jax.nn.sigmoid(real_logits(chain, z)) / jnp.sum(mask)
     return jnp.concatenate([ratio, probability[None]])
-
-
-def _at_zero(chain: Chain) -> Array:
-    """p(x_i = 1 | z_L = 0) = int p(z_1 | z_L = 0) sigmoid(logit_i(z_1)) dz_1, [n]."""
-    zero = jnp.zeros((1,), chain.q_data.mean.dtype)
-    if not chain.p:
-        return jax.nn.sigmoid(chain.logits(zero))[:, 0]
-    top = given(chain.p[-1], zero)
-    edges = top.mean + top.std * marginals.REACH * jnp.linspace(-1.0, 1.0, GRIDS[0].outer + 1, dtype=zero.dtype)
-    table = tabulate(edges, log_normal(nodes(edges)[0], top)[None])
-    for kernel in reversed(chain.p[:-1]):
-        table, _ = push(table, kernel, marginals.REACH, GRIDS[0])
-
-    def f(z):
-        density = jnp.exp(lookup(table, z))
-        return jnp.concatenate([density, density * jnp.mean(jax.nn.sigmoid(real_logits(chain, z)), axis=0)[None]]), z
-
-    edges, z = adapt(f, table.edges, marginals.PASSES)
-    mass = jnp.exp(lookup(table, z)[0]) * nodes(edges)[1]
-    return jax.nn.sigmoid(chain.logits(z)) @ (mass / jnp.sum(mass))
 
 
 def _recon(chain: Chain, q: Table) -> tuple[Array, Array]:

@@ -71,7 +71,7 @@ def energies(chain: Chain, z: Array) -> Array:
 
 def inference_marginals(chain: Chain, grids: Grids) -> list[Table]:
     """ln q(z_l | x_k), l = 1..L, each a table of D functions."""
-    edges = resample(_spread(chain.q_data, REACH), grids.outer)
+    edges = resample(spread(chain.q_data, REACH), grids.outer)
     columns = Normal(chain.q_data.mean[:, None], chain.q_data.std[:, None])
     tables = [tabulate(edges, log_normal(nodes(edges)[0][None], columns))]
     for kernel in chain.q:
@@ -116,7 +116,7 @@ def push(
         log_kernel = log_normal(target[:, None], broad)
         return jax.nn.logsumexp(log_mass[:, None] + log_kernel[None], axis=-1)
 
-    start = resample(_spread(normals, reach), grids.outer)
+    start = resample(spread(normals, reach), grids.outer)
     edges, values = adapt(partial(_tempered, sketch, energy or _nothing), start, PASSES)
     exact = partial(_mixture, grids.inner, source.edges, kernel, below, normals, nodes(edges)[0])
     return tabulate(edges, jax.vmap(exact)(source.coefficients)), values
@@ -185,7 +185,7 @@ def _mixture(
     return jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1])
 
 
-def _spread(normal: Normal, reach: float | Array) -> Array:
+def spread(normal: Normal, reach: float | Array) -> Array:
     """mean + std * t for 17 even t on +-reach: [K] -> [17 K]."""
     t = reach * jnp.linspace(-1.0, 1.0, 17, dtype=normal.mean.dtype)
     return jnp.ravel(normal.mean[:, None] + normal.std[:, None] * t[None])

@@ -1,15 +1,17 @@
 """What a sweep gives back: its table, and every trained run as exact functions in float64."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from rich.console import Console
 
-from vae_bit import exact, models, settings, summary
+from vae_bit import exact, models, padding, settings, summary
 from vae_bit.distributions import Normal
 from vae_bit.exact import Chain, Densities, Evaluation
 from vae_bit.models import Build, Model, Params
@@ -18,13 +20,20 @@ from vae_bit.store import results
 from vae_bit.store.results import Contents
 from vae_bit.store.table import KEYS, Table
 
+DIMENSIONS = 32  # of x whose probability is found at a time: each holds numbers for every node of an inner grid
+
 
 class TrainedModel(NamedTuple):
-    """One trained run: its row of the table, its model of width n, its parameters. Everything it gives is numpy."""
+    """One trained run: its row of the table, what builds its model, its parameters. Everything it gives is numpy."""
 
     row: dict[str, Any]
-    model: Model
+    build: Build
     params: Params
+
+    @property
+    def model(self) -> Model:
+        """Its functions, for n dimensions."""
+        return self.build(self.row["layers"], self.row["n"])
 
     def encode(self) -> Normal:
         """q(z_1 | x) at 0^n and 1^n: [2]."""
@@ -40,8 +49,19 @@ class TrainedModel(NamedTuple):
 
     def densities(self, *grids: np.ndarray) -> Densities:
         """The densities of every layer's latent on a grid [K_l] each, z_1 first; see `exact.Densities`."""
-        nodes = [jnp.asarray(z, jnp.float64) for z in grids]
-        return self._exactly(lambda params: exact.densities(models.chain(self.model, params, self.row["n"]), nodes))
+        nodes = tuple(jnp.asarray(z, jnp.float64) for z in grids)
+        return self._exactly(lambda params: _densities(self.model, params, self.row["n"], nodes))
+
+    def top_density(self, z: np.ndarray) -> np.ndarray:
+        """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]; one program serves every n, as the decoder has no part in it."""
+        narrow, nodes = self.build(self.row["layers"], 1), jnp.asarray(z, jnp.float64)
+        like = padding.shapes(narrow.init, 1)
+        return self._exactly(lambda params: _top_density(narrow, padding.unpad(params, like), self.row["n"], nodes))
+
+    def probability(self, z: np.ndarray) -> np.ndarray:
+        """p(x_i = 1 | z_L) at z [K]: [n, K]."""
+        nodes = jnp.asarray(z, jnp.float64)
+        return self._exactly(lambda params: _probability(self.model, params, self.row["n"], nodes))
 
     def evaluate(self, beta: float | None = None) -> Evaluation:
         """The exact figures, at the run's own beta unless given."""
@@ -59,6 +79,32 @@ class TrainedModel(NamedTuple):
 
     def _double(self) -> Params:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.params)
+
+
+@partial(jax.jit, static_argnums=0)
+def _densities(model: Model, params: Params, n: int, grids: tuple[Array, ...]) -> Densities:
+    """Of a latent in units of its prior, as `models.chain` has the top one, back to its own."""
+    mean, std = model.prior(params)
+    found = exact.densities(models.chain(model, params, n), [*grids[:-1], (grids[-1] - mean) / std])
+    parts = {name: getattr(found, name) for name in ("q", "aggregate", "p", "posterior")}
+    return found._replace(**{name: (*rows[:-1], rows[-1] / std) for name, rows in parts.items()})
+
+
+@partial(jax.jit, static_argnums=0)
+def _top_density(model: Model, params: Params, n: int, z: Array) -> Array:
+    return _densities(model, params, n, (z,) * model.layers).q[-1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _probability(model: Model, params: Params, n: int, z: Array) -> Array:
+    chain, (mean, std) = models.chain(model, params, n), model.prior(params)
+    width = chain.mask.size
+
+    def block(i: Array) -> Array:
+        return exact.expectation(chain, lambda z_1: jax.nn.sigmoid(chain.logits(z_1)[i]), (z - mean) / std)
+
+    blocks = np.resize(np.arange(width), (-(-width // DIMENSIONS), min(DIMENSIONS, width)))
+    return jax.lax.map(block, blocks).reshape(-1, z.size)[:width]
 
 
 class Results:

@@ -1,29 +1,32 @@
 """The least time a step can take: its operations, counted from shapes, over the rates that this machine reaches.
 
 Counted is what no program can leave out: the matrix products of the networks, forward and backward, on the encoder's
-two distinct inputs, one number each (`vae_bit.models.encode`), and on every noise node (but no gradient for the data);
-one exponential for each hidden unit, each Gaussian's spread and for each logit's sigmoid; a logarithm for a softplus
-and for each independent normal draw; and reading and writing the parameters and Adam's two moments once. Sums, products
+two distinct inputs, one number each (`vae_bit.architecture.EncoderInput`), and on every noise node (but no gradient for
+the data); one exponential for each hidden unit and for each logit's sigmoid; what each Gaussian's spread and the noise
+take of exponentials and logarithms; and reading and writing the parameters and Adam's two moments once. Sums, products
 and the loss itself, which no step needs, count as free, and so does the sharing of work by faster memory. The parts are
 added.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import subjaxprs
 from jax.sharding import Mesh, PartitionSpec
 
-from vae_bit import data, noise
-from vae_bit.models import Architecture
+from vae_bit import data
+from vae_bit.architecture import Architecture
 from vae_bit.training import Recipe
 
 MOMENTS = 2
+EXPONENTIALS, LOGARITHMS = {"exp"}, {"log", "log1p", "erf_inv"}  # JAX's operations that cost one
 BYTES = 4
 
 
@@ -45,35 +48,49 @@ class Rates(NamedTuple):
     bytes: float
 
 
-def count(arch: Architecture, recipe: Recipe) -> Operations:
-    """The operations of a step that maximises the ELBO, at n = arch.width."""
-    nodes = columns(recipe, arch.layers)
+def count(arch: Architecture, recipe: Recipe, layers: int, n: int) -> Operations:
+    """The operations of a step that maximises the ELBO."""
+    nodes = columns(recipe, layers)
     latent = arch.latent_hidden
-    nets = [((1, *arch.encoder_hidden, 2), data.POINTS, False), ((1, *arch.decoder_hidden, arch.width), nodes[0], True)]
-    for l in range(1, arch.layers):  # q(z_{l+1} | z_l) at the nodes below, p(z_l | z_{l+1}) at those above too
+    nets = [((1, *arch.encoder_hidden, 2), data.POINTS, False), ((1, *arch.decoder_hidden, n), nodes[0], True)]
+    for l in range(1, layers):  # q(z_{l+1} | z_l) at the nodes below, p(z_l | z_{l+1}) at those above too
         nets += [((1, *latent, 2), nodes[l - 1], True), ((1, *latent, 2), nodes[l], True)]
-    spread = 1 + (arch.std == "softplus_variance")
-    gaussians = data.POINTS + sum(nodes[l - 1] + nodes[l] for l in range(1, arch.layers))
-    normals, weights = draws(recipe, arch.layers)
+    gaussians = data.POINTS + sum(nodes[l - 1] + nodes[l] for l in range(1, layers))
+    hidden = sum(k * sum(w[1:-1]) for w, k, _ in nets)
+    exponentials, logarithms = draws(recipe, layers)
     return Operations(
         flops=float(sum(products(*net) for net in nets)),
-        exponentials=float(sum(k * sum(w[1:-1]) for w, k, _ in nets) + gaussians + nodes[0] * arch.width + weights),
-        logarithms=float((spread - 1) * gaussians + normals),
+        exponentials=float(hidden + gaussians * taken(EXPONENTIALS, arch.positive, 1.0) + nodes[0] * n + exponentials),
+        logarithms=float(gaussians * taken(LOGARITHMS, arch.positive, 1.0) + logarithms),
         bytes=float(2 * (1 + MOMENTS) * BYTES * sum(parameters(net[0]) for net in nets)),
     )
 
 
 def columns(recipe: Recipe, layers: int) -> list[int]:
     """Nodes of z_1, .. z_L for both points: all the same draws, or the product grid that grows with every layer."""
-    grows = noise.UPPER_NODES if recipe.noise == "trapezoid" else 1
-    return [data.POINTS * recipe.samples * grows**l for l in range(layers)]
+    eps, _ = jax.eval_shape(lambda: recipe.noise(jax.random.key(0), layers, recipe.samples))
+    shapes = [e.shape for e in eps]
+    return [data.POINTS * math.prod(np.broadcast_shapes(*shapes[: l + 1])) for l in range(layers)]
 
 
 def draws(recipe: Recipe, layers: int) -> tuple[int, int]:
-    """Normal quantiles and exponentials that the noise itself takes in a step."""
-    if recipe.noise == "trapezoid":
-        return 0, data.POINTS * (recipe.samples + noise.UPPER_NODES * (layers - 1))
-    return data.POINTS * recipe.samples * layers, 0
+    """Exponentials and logarithms that the noise itself takes in a step."""
+
+    def rule(key: Array) -> Any:
+        return recipe.noise(key, layers, recipe.samples)
+
+    key = jax.random.key(0)
+    return data.POINTS * taken(EXPONENTIALS, rule, key), data.POINTS * taken(LOGARITHMS, rule, key)
+
+
+def taken(names: set[str], function: Callable, *like: Any) -> int:
+    """How many numbers the function's operations of these names give."""
+    return _taken(names, jax.make_jaxpr(function)(*like).jaxpr)
+
+
+def _taken(names: set[str], jaxpr: Any) -> int:
+    own = sum(eqn.outvars[0].aval.size for eqn in jaxpr.eqns if eqn.primitive.name in names)
+    return own + sum(_taken(names, sub) for sub in subjaxprs(jaxpr))
 
 
 def products(widths: tuple[int, ...], columns: int, to_input: bool) -> int:

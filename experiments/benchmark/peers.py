@@ -21,7 +21,8 @@ from jax.scipy.stats import norm
 
 from vae_bit.presets import ORIGINAL
 
-BETAS, EPS = ORIGINAL.recipe.betas, 1e-8
+OPTIMIZER: Any = ORIGINAL.recipe.optimizer
+BETAS, EPS = (OPTIMIZER.keywords["b1"], OPTIMIZER.keywords["b2"]), 1e-8
 Net = list[tuple[Any, Any]]  # kernels [seeds, in, out] and biases [seeds, out]
 Nets = dict[str, list[Net]]  # of q(z_1 | x), q(z_2 | z_1), .. and of p(x | z_1), p(z_1 | z_2), ..
 
@@ -35,7 +36,7 @@ class Trainer(NamedTuple):
 
 def widths(layers: int, n: int) -> dict[str, list[tuple[int, ...]]]:
     """Widths of every network from its input to its output."""
-    arch = ORIGINAL.architecture
+    arch: Any = ORIGINAL.model
     above = [(1, *arch.latent_hidden, 2)] * (layers - 1)
     return {"q": [(n, *arch.encoder_hidden, 2), *above], "p": [(1, *arch.decoder_hidden, n), *above]}
 

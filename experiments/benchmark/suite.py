@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,9 +223,8 @@ def row(case: Case, compiling: Time, times: Sequence[Time]) -> Row:
 
 def with_floor(row: Row, rates: floor.Rates) -> Row:
     """Adds the floor, its parts and our time over it."""
-    preset = PRESETS[row["implementation"].removeprefix("ours ")]
-    arch = replace(preset.architecture, layers=row["layers"], width=row["n"])
-    operations = floor.count(arch, preset.recipe)
+    preset: Any = PRESETS[row["implementation"].removeprefix("ours ")]
+    operations = floor.count(preset.model, preset.recipe, row["layers"], row["n"])
     least = floor.seconds(operations, rates) * 1e6
     return row | {"operations": operations._asdict(), "floor_us": least, "over_floor": row["us"] / least}
 

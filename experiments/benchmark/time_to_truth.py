@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,14 +11,14 @@ import numpy as np
 from jax import Array
 
 from experiments.benchmark.workers import IMPLEMENTATIONS, Case, Team
-from vae_bit import limits, models
-from vae_bit.distributions import Normal, softplus
-from vae_bit.models import softplus_std
+from vae_bit import data, exact, limits, models
+from vae_bit.architecture import softplus_std
+from vae_bit.distributions import Normal
+from vae_bit.exact import Chain
 from vae_bit.presets import ORIGINAL, PRESETS
 
 TOLERANCE = 0.005  # nats
 BLOCK = 25  # steps between snapshots
-REACH, NODES = 8.0, 801  # of the trapezoid rule, in standard deviations: exact to float32's rounding
 
 
 class Path(NamedTuple):
@@ -84,24 +83,14 @@ def first(seconds: np.ndarray, gap: np.ndarray) -> float | None:
 def loss_of(implementation: str, n: int) -> Callable[[Any], Array]:
     """The exact loss of one seed's parameters, one layer, for parameters as the implementation gives them."""
     if implementation.startswith("ours"):
-        arch = replace(PRESETS[implementation.removeprefix("ours ")].architecture, width=n)
-        return lambda params: exact_loss(
-            models.encode(arch, params, jnp.int32(n)), lambda z: models.decode(arch, params, z).T
-        )
-    return lambda nets: exact_loss(_encode(nets["q"][0], n), lambda z: _network(nets["p"][0], z[:, None]))
+        model = PRESETS[implementation.removeprefix("ours ")].model(1, n)
+        return lambda params: exact.evaluate(models.chain(model, params, jnp.int32(n))).loss
+    return lambda nets: exact.evaluate(_chain(nets["q"][0], nets["p"][0], n)).loss
 
 
-def exact_loss(q: Normal, decode: Callable[[Array], Array]) -> Array:
-    """recon + kl for q(z | x) [2] and logits [K, n] = decode(z [K]), by the trapezoid rule."""
-    eps = jnp.linspace(-REACH, REACH, NODES)
-    weight = jnp.exp(-0.5 * jnp.square(eps)) * (2.0 * REACH / (NODES - 1) / np.sqrt(2.0 * np.pi))
-    signs = jnp.array([1.0, -1.0])
-
-    def recon(mean: Array, std: Array, sign: Array) -> Array:
-        return weight @ jnp.sum(softplus(sign * decode(mean + std * eps)), 1)
-
-    kl = 0.5 * (jnp.square(q.mean) + jnp.square(q.std) - 1.0) - jnp.log(q.std)
-    return jnp.mean(jnp.stack([recon(*args) for args in zip(q.mean, q.std, signs, strict=True)]) + kl)
+def _chain(q: Any, p: Any, n: int) -> Chain:
+    """A peer's networks as functions: the encoder reads x, the decoder z_1."""
+    return Chain(data.points(n, n), data.mask(n, n), _encode(q, n), (), (), lambda z: _network(p, z[:, None]).T)
 
 
 def _encode(net: Any, n: int) -> Normal:

@@ -12,7 +12,7 @@ from experiments.figures.runs import setting
 from experiments.figures.selection import Gaussian, Saved
 from vae_bit.trained import TrainedModel
 
-Z = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))  # a valley may be narrow
+Z = premises.GRID
 DRAWS = 100
 PRIOR = Gaussian(np.zeros(()), np.ones(()))
 POINT_NAMES = ("$x^{(0)}$", "$x^{(1)}$")
@@ -42,7 +42,7 @@ def plot_encoding(results: Saved, layers: int, ax: Axes | None = None, legend: b
     premises.require(results, layers)
     axes, colours = style.panel(ax), style.width_colours(selection.widths(results.rows))
     for n in selection.widths(results.rows, layers):
-        q = selection.top_densities(median_model(results, layers, n), Z).mean(0)
+        q = median_model(results, layers, n).top_density(Z).mean(0)
         axes.plot(Z, q, color=colours[n], label=f"n = {n:,}")
     _prior(axes)
     axes.set(xlabel=top(layers), ylabel="density q(z) of the top layer", title=style.depth_name(layers), ylim=0)
@@ -71,7 +71,7 @@ def figure_truncated(results: Saved) -> Figure:
 @style.look
 def plot_truncated(results: Saved, layers: int, n: int, ax: Axes | None = None, legend: bool = True) -> Axes:
     """q(z | x) of the top layer at one n, their mean q(z), the prior, and half Gaussians."""
-    axes, densities = style.panel(ax), selection.top_densities(median_model(results, layers, n), Z)
+    axes, densities = style.panel(ax), median_model(results, layers, n).top_density(Z)
     for density, name, colour in zip(densities, POINT_NAMES, style.POINTS, strict=True):
         axes.fill_between(Z, density, color=colour, alpha=0.45, linewidth=0, label=f"q(z | {name})")
     axes.plot(Z, densities.mean(0), color=style.INK, label="q(z)")
@@ -108,8 +108,8 @@ def figure_decoder(results: Saved) -> Figure:
 def plot_decoder(results: Saved, layers: int, n: int, ax: Axes | None = None, legend: bool = True) -> Axes:
     """p(x_i = 1 | z) over the top latent z, mean and range over i; q(z) and the prior behind it."""
     axes, model = style.panel(ax), median_model(results, layers, n)
-    colour, probability = style.depth_colour(layers), selection.pixel_probability(model, Z)
-    q = selection.top_densities(model, Z).mean(0)
+    colour, probability = style.depth_colour(layers), model.probability(Z)
+    q = model.top_density(Z).mean(0)
     axes.fill_between(Z, q, color=style.PALE, alpha=0.5, linewidth=0, label="q(z)")
     _prior(axes)
     axes.fill_between(Z, probability.min(0), probability.max(0), color=colour, alpha=0.25, linewidth=0)

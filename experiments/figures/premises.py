@@ -19,7 +19,8 @@ from vae_bit.trained import TrainedModel
 NOTHING = 5e-4  # nats that three decimals do not show
 NEAR = 0.05  # nats that are close to a limit, or to the prior
 LEGIBLE = 50  # most dimensions of a sample that can be told apart in a strip
-GRID = np.linspace(-4.0, 4.0, 1601)  # of the top latent, where the prior is
+# Of the top latent, where the prior is; a valley may be narrow.
+GRID = np.unique(np.concatenate([np.linspace(-3.5, 3.5, 701), np.linspace(-0.1, 0.1, 401)]))
 NORMAL = ndtri((np.arange(400) + 0.5) / 400)  # equally likely values of the prior
 
 OBJECTIVES = {
@@ -140,7 +141,7 @@ def one_layer_pays_more(results: Saved) -> bool:
 
 def has_valley(results: Saved, layers: int, n: int) -> bool:
     """Whether q(z) of the top layer has two peaks, and between them, around 0, at most half their height."""
-    q = selection.top_densities(selection.median_model(results, layers, n), GRID).mean(0)
+    q = selection.median_model(results, layers, n).top_density(GRID).mean(0)
     peaks = np.minimum(np.maximum.accumulate(q), np.maximum.accumulate(q[::-1])[::-1])
     deepest = np.argmin(q / peaks)
     return bool(q[deepest] < 0.5 * peaks[deepest] and abs(GRID[deepest]) < 0.5)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import expit, ndtr
 
 from experiments.cli import BadInput
 from vae_bit import settings
@@ -26,7 +25,6 @@ from vae_bit.store.table import KEYS, LABELS, Table
 from vae_bit.trained import Results, TrainedModel
 
 PREFERRED = {"preset": "default", "objective": "elbo", "optimizer": "adam", "beta": 1.0}
-CELLS = 4000  # of a latent's range, over which the decoder is averaged
 PUBLISHED = Path(__file__).with_name("published.json")
 
 
@@ -191,48 +189,9 @@ def conditional(model: TrainedModel, side: str, layer: int, z: np.ndarray) -> Ga
         return Gaussian(*map(np.asarray, kernel(jnp.asarray(z, jnp.float64))))
 
 
-def top_densities(model: TrainedModel, z: np.ndarray) -> np.ndarray:
-    """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]; layer by layer a sum over fine cells of the range below."""
-    q = codes(model)
-    if model.row["layers"] == 1:
-        return density(z, Gaussian(q.mean[:, None], q.std[:, None]))
-    edges = _edges(q)
-    mass = _cell_masses(edges, q)
-    for layer in range(1, model.row["layers"]):
-        given = conditional(model, "q", layer, (edges[1:] + edges[:-1]) / 2)
-        edges = _edges(given)
-        last = layer == model.row["layers"] - 1
-        mass = (density(z[:, None], given) if last else _cell_masses(edges, given)) @ mass
-    return mass.T
-
-
-def pixel_probability(model: TrainedModel, z: np.ndarray) -> np.ndarray:
-    """p(x_i = 1 | z_L) at z [K]: [n, K]; layer by layer a sum over fine cells of the range below."""
-    masses = []
-    for layer in range(model.row["layers"] - 1, 0, -1):
-        given = conditional(model, "p", layer, z)
-        edges = _edges(given)
-        masses.append(_cell_masses(edges, given))
-        z = (edges[1:] + edges[:-1]) / 2
-    probability = expit(model.decode(z))
-    for mass in reversed(masses):
-        probability = probability @ mass
-    return probability
-
-
 def density(z: np.ndarray, q: Gaussian) -> np.ndarray:
     """N(z; mean, std^2), all shapes broadcast."""
     return np.exp(-0.5 * np.square((z - q.mean) / q.std)) / (q.std * np.sqrt(2 * np.pi))
-
-
-def _edges(given: Gaussian) -> np.ndarray:
-    """Even cells that hold all but nothing of every Gaussian given: [CELLS + 1]."""
-    return np.linspace(np.min(given.mean - 8 * given.std), np.max(given.mean + 8 * given.std), CELLS + 1)
-
-
-def _cell_masses(edges: np.ndarray, given: Gaussian) -> np.ndarray:
-    """Probability of each cell under each Gaussian: [CELLS, K]."""
-    return np.diff(ndtr((edges[:, None] - given.mean) / given.std), axis=0)
 
 
 def draws(model: TrainedModel, count: int) -> np.ndarray:

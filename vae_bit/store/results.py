@@ -246,13 +246,13 @@ def _load_series(out: Path, name: str, steps: np.ndarray, names: Sequence[str], 
 
 @settings.fixed()
 def trained_model(rows: Table, params: Mapping[str, np.ndarray], index: int, known: Mapping[Labels, Build]) -> Any:
-    """The model of a row, for n dimensions, and its parameters, among all those by name."""
+    """What builds the model of a row, and its parameters, among all those by name."""
     kind, where = next((kind, where) for kind, where in _kinds(rows) if index in where)
-    model = known[Labels(*kind[:3])](*kind[3:])
-    shapes = padding.shapes(model.init, kind[-1])
+    build = known[Labels(*kind[:3])]
+    shapes = padding.shapes(build(*kind[3:]).init, kind[-1])
     place = int(np.flatnonzero(where == index)[0])
     leaves = [params[_prefix(*kind) + name][place] for name in _leaves(shapes)]
-    return model, jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    return build, jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def _like_params(build: Build, kind: tuple, count: int) -> dict[str, np.ndarray]:
