@@ -65,7 +65,8 @@ def _choices(name: str, values: Any) -> list[tuple[Any, Any]]:
     if isinstance(values, Mapping):
         choices = list(values.items())
     else:
-        choices = [(label(value), value) for value in (values if isinstance(values, list | tuple) else [values])]
+        several = isinstance(values, list | tuple) and not hasattr(values, "_fields")
+        choices = [(label(value), value) for value in (values if several else [values])]
     for key, value in choices:
         if isinstance(value, str):
             raise ValueError(f"{name}: got {value!r}, expected a value, as in vae_bit.{name}s, not its name")
