@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import vae_bit
+from vae_bit.store.table import COLUMNS, KEYS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,3 +54,10 @@ def test_every_flag_of_the_sweep_is_listed():
     table = README.split("| flag | meaning | default |")[1].split("\n\n")[0]
     cells = "\n".join(line.split("|")[1] for line in table.splitlines()[2:])
     assert sorted(re.findall(r"`--(\w+)`", cells)) == sorted(defined)
+
+
+def test_every_column_of_the_table_is_told():
+    section = README.split("- `results.csv`, a row per run.")[1].split("- `curves.npz`")[0]
+    assert f"`{', '.join(KEYS)}`" in section
+    cells = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("  | `"))
+    assert re.findall(r"`(\w+)`", cells) == [name for name in COLUMNS if name not in KEYS] + ["kl_1"]

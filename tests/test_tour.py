@@ -99,3 +99,8 @@ def test_every_picture_is_shown(executed):
     drawn = [cell for cell in cells if "subplots" in cell.source]
     shown = [any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in drawn]
     assert len(shown) == 5 and all(shown)
+
+
+def test_nothing_is_warned_of(executed):
+    outputs = [output for cell in executed[0].cells for output in cell.get("outputs", [])]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
