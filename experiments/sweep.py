@@ -51,7 +51,7 @@ define(Number(*NATURAL), "steps", None, "Training steps; the preset's (5,000) un
 define(Number(*NATURAL), "samples", None, "Noise nodes per data point and step; the preset's unless given.")
 define(Number(*NATURAL), "chunk", None, "Most runs to advance together; the fastest number unless given.")
 define(Choice(NOISES), "noise", None, "How noise is drawn; the preset's way unless given.")
-define(Choices(OBJECTIVES), "objective", ["elbo"], "What training maximises, several side by side.")
+define(Choices(OBJECTIVES), "objective", ["elbo"], "The bound that training maximises; several side by side.")
 define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi; 1 unless given.")
 define(Number(*NATURAL), "warmup", None, "Steps in which beta rises from 0; none unless given.")
 define(Number(int, 0, 200, "an integer from 0 to 200"), "history", 0, "Points of training to evaluate exactly, too.")

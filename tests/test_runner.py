@@ -104,7 +104,18 @@ def test_everything_is_swept_side_by_side():
         own = [label == (name, "elbo_twice", chosen) for label in labels]
         np.testing.assert_array_equal(both.rows["loss"][own], one.rows["loss"])
     text = both.table(width=240)
+    assert "elbo_twice" in both._repr_html_()
     assert all(word in text for word in ("wide", "elbo_twice", "sgd", "objective", "optimizer"))
+
+
+def test_k_is_for_the_bounds_on_several_draws():
+    """Beside the ELBO it counts for the others, as if each had been swept alone."""
+    both = vb.run(**QUICK, objective=[objectives.elbo, objectives.dreg], k=4)
+    plain, dreg = vb.run(**QUICK), vb.run(**QUICK, objective=objectives.dreg, k=4)
+    assert both.rows["objective"].tolist() == ["dreg", "dreg", "elbo", "elbo"]
+    np.testing.assert_array_equal(both.rows["loss"], [*dreg.rows["loss"], *plain.rows["loss"]])
+    presets_side_by_side = vb.run(**QUICK, preset=[DEFAULT, presets.ORIGINAL], samples=8)
+    assert set(presets_side_by_side.rows["preset"]) == {"default", "original"}
 
 
 def test_a_warmup_and_a_schedule_change_what_is_learned():
@@ -130,7 +141,11 @@ def test_a_warmup_and_a_schedule_change_what_is_learned():
             "noise: got 'trapezoid', expected 'iid' or 'lattice'",
         ),
         ({"objective": {"own": lambda draws: objectives.iwae(draws)}}, "noise: got nodes of shape .*, expected groups"),
-        ({"optimizer": optax.sgd(0.1)}, "optimizer: "),
+        (
+            {"optimizer": optax.sgd(0.1)},
+            "optimizer: got a GradientTransformation.*, expected a function of the learning rate",
+        ),
+        ({"preset": [DEFAULT, DEFAULT]}, "preset: got several presets without names"),
         ({"preset": "original"}, "preset: got 'original', expected a value"),
         ({"preset": {"mine": 3}}, "preset: got 3, expected a Preset"),
         ({"noise": "iid"}, "noise: got 'iid', expected a function"),
@@ -183,6 +198,9 @@ def test_a_trained_model_speaks_double_precision():
     np.testing.assert_allclose(run.densities(z, z).q[1], top, atol=1e-6)
     probability = run.probability(np.array([-1.0, 0.0, 1.0]))
     assert probability.shape == (5, 3) and np.all((probability > 0.0) & (probability < 1.0))
+    assert repr(run) == "TrainedModel(preset=default, objective=elbo, optimizer=adam, layers=2, n=5, beta=1.0, " + (
+        "learning_rate=0.01, seed=0)"
+    )
     assert run.sample(7).shape == (5, 7)
     assert set(np.unique(run.sample(50))) <= {0.0, 1.0}
     assert jnp.zeros(1).dtype == jnp.float32  # outside it is as it was

@@ -68,16 +68,21 @@ def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
 
     Under `jit` and `vmap`, where nothing can depend on the error, the first grids count: look at `error` afterwards.
     """
-    figures = evaluate_on(GRIDS[0], chain, beta)
+    return refine(lambda grids: evaluate_on(grids, chain, beta))
+
+
+def refine(figures_on: Callable[[Grids], Evaluation]) -> Evaluation:
+    """The figures on the first grids that do, or on the finest; warns where these do not."""
+    figures = figures_on(GRIDS[0])
     if isinstance(figures.error, jax.core.Tracer):
         return figures
     for grids in GRIDS[1:]:
         if not inexact(figures):
             return figures
-        figures = refined(figures, evaluate_on(grids, chain, beta))
+        figures = refined(figures, figures_on(grids))
     if inexact(figures):
         message = f"evaluate: the chain is too steep for the finest grids; figures may be off by {figures.error:.0e}"
-        warnings.warn(f"{message} of max(1, |figure|)", stacklevel=2)
+        warnings.warn(f"{message} of max(1, |figure|)", stacklevel=3)
     return figures
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vae_bit import training
 from vae_bit.models import Build
-from vae_bit.presets import PRESETS, Preset, override
+from vae_bit.presets import PRESETS, Preset, is_grouped, override
 from vae_bit.programs import KINDS, Labels
 from vae_bit.store import results, resume
 from vae_bit.store.describe import label
@@ -34,8 +34,11 @@ def variants(presets: Any, objectives: Any = None, optimizers: Any = None, model
     """
     chosen: dict[Labels, Preset] = {}
     axes = _presets(presets, model), _choices("objective", objectives), _choices("optimizer", optimizers)
+    any_grouped = any(value is not None and is_grouped(value) for _, value in axes[1])
     for (name, preset), (objective_label, objective), (optimizer_label, optimizer) in product(*axes):
         own = {"objective": objective, "optimizer": optimizer} | fields
+        if any_grouped and not is_grouped(objective):
+            own.pop("k", None)  # it is meant for the others
         whole = override(preset, **{key: value for key, value in own.items() if value is not None})
         objective_label = objective_label or label(whole.recipe.objective)
         labels = Labels(name, objective_label, optimizer_label or label(whole.recipe.optimizer))
@@ -47,8 +50,13 @@ def variants(presets: Any, objectives: Any = None, optimizers: Any = None, model
 
 def _presets(presets: Any, model: Build | None) -> list[tuple[str, Preset]]:
     if isinstance(presets, Preset):
+        presets = [presets]
+    if isinstance(presets, list | tuple):
         known = {id(preset): name for name, preset in PRESETS.items()}
-        presets = {label(model) if model else known.get(id(presets), "own"): presets}
+        named = [label(model) if model else known.get(id(preset), "own") for preset in presets]
+        if len(set(named)) < len(named):
+            raise ValueError("preset: got several presets without names, expected a dict of names and presets")
+        presets = dict(zip(named, presets, strict=True))
     choices = _choices("preset", presets)
     for _, preset in choices:
         if not isinstance(preset, Preset):

@@ -139,7 +139,7 @@ def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
     """
     recipe = replace(preset.recipe, **fields)
     name = label(recipe.objective)
-    if getattr(recipe.objective, "func", recipe.objective) not in GROUPED:
+    if not is_grouped(recipe.objective):
         if k not in (None, 1):
             raise ValueError(f"k: got {k}, expected 1 with objective {name!r}; see samples")
     elif getattr(recipe.noise, "func", None) is not noise.grouped:
@@ -148,6 +148,11 @@ def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
         groups: Any = recipe.noise
         recipe = _grouped(replace(recipe, noise=groups.keywords["rule"]), k, fields)
     return preset._replace(recipe=recipe)
+
+
+def is_grouped(objective: objectives.Objective) -> bool:
+    """Whether it is a built-in bound on several draws at once, or one of them with arguments of its own."""
+    return getattr(objective, "func", objective) in GROUPED
 
 
 def _grouped(recipe: Recipe, k: int, given: Mapping[str, Any]) -> Recipe:

@@ -1,5 +1,6 @@
 """What a sweep gives back: its table, and every trained run as exact functions in float64."""
 
+import html
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from vae_bit import exact, models, padding, settings, summary
 from vae_bit.distributions import Normal
 from vae_bit.exact import Chain, Densities, Evaluation
+from vae_bit.marginals import Grids
 from vae_bit.models import Build, Model, Params
 from vae_bit.programs import Labels
 from vae_bit.store import results
@@ -65,13 +67,18 @@ class TrainedModel(NamedTuple):
 
     def evaluate(self, beta: float | None = None) -> Evaluation:
         """The exact figures, at the run's own beta unless given."""
-        weight = self.row["beta"] if beta is None else beta
-        return self._exactly(lambda params: exact.evaluate(models.chain(self.model, params, self.row["n"]), weight))
+        weight = float(self.row["beta"] if beta is None else beta)
+        return exact.refine(
+            lambda grids: self._exactly(lambda p: _evaluate(self.model, grids, p, self.row["n"], weight))
+        )
 
     def chain(self) -> Chain:
         """The model as functions for `exact`; call them where JAX has float64."""
         with settings.fixed(x64=True):
             return models.chain(self.model, self._double(), self.row["n"])
+
+    def __repr__(self) -> str:
+        return f"TrainedModel({', '.join(f'{name}={self.row[name]}' for name in KEYS)})"
 
     def _exactly(self, function: Any) -> Any:
         with settings.fixed(x64=True):
@@ -79,6 +86,11 @@ class TrainedModel(NamedTuple):
 
     def _double(self) -> Params:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.params)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(model: Model, grids: Grids, params: Params, n: int, beta: float) -> Evaluation:
+    return exact.evaluate_on(grids, models.chain(model, params, n), beta)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -136,7 +148,7 @@ class Results:
         ValueError names a column that there is not, and KeyError says that no run is so.
         """
         if odd := keys.keys() - self.rows.keys():
-            raise ValueError(f"{min(odd)}: no column of the table, expected some of {', '.join(KEYS)}")
+            raise ValueError(f"{min(odd)}: no column of the table, expected some of {', '.join(self.rows)}")
         own = np.logical_and.reduce([self.rows[name] == value for name, value in keys.items()], initial=True)
         index = np.flatnonzero(np.broadcast_to(own, self.rows["n"].shape))
         if not index.size:
@@ -149,3 +161,6 @@ class Results:
 
     def __repr__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        return f"<pre style='white-space: pre; line-height: 1.2'>{html.escape(self.table(240))}</pre>"

@@ -43,6 +43,9 @@ class Recipe:
     steps: int
 
     def __post_init__(self) -> None:
+        if isinstance(self.optimizer, optax.GradientTransformation):
+            made = type(self.optimizer).__name__
+            raise ValueError(f"optimizer: got a {made}, expected a function of the learning rate, such as optax.lion")
         functions = ("objective", "noise", "kl", "optimizer", "schedule", "beta_schedule")
         checks.functions(**{name: getattr(self, name) for name in functions})
 
