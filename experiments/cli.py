@@ -195,8 +195,8 @@ def _in_flags(message: str) -> str | None:
     """`out=DIR: ...` as --out=DIR, and `resume=True` in it as --resume; None where no flag's name comes first."""
     name = re.match(r"(\w+)[=:]", message)
     if name and name[1] in flags.FLAGS:
-        told = re.sub(r"(?<= )(\w+)(?==)", lambda word: f"{'--' * (word[1] in flags.FLAGS)}{word[1]}", message)
-        return "--" + re.sub(r"(?<=--)(\w+)=True\b", r"\1", told)
+        told = re.sub(r"(?<= )(\w+)=True\b", r"--\1", message)
+        return "--" + re.sub(r"(?<= )(\w+)(?==)", lambda word: f"{'--' * (word[1] in flags.FLAGS)}{word[1]}", told)
     return None
 
 

@@ -27,13 +27,13 @@ def elbo_twice(draws):
 
 def test_python_and_the_command_give_the_same_bits(work):
     """The README's command in small, on as many devices, with programs that are compiled alike."""
-    flags = "--n=1,5", "--layers=1,2", "--seeds=2", "--steps=30", "--objective=elbo,path", "--history=3"
+    flags = "--n=1", "--layers=1,2", "--seeds=1", "--steps=30", "--objective=elbo,path", "--history=1"
     outcome = Command(work, "sweep", *flags, "--out=command").wait()
     assert outcome.status == 0, outcome
     script = """
 import vae_bit as vb
 both = [vb.objectives.elbo, vb.objectives.path]
-found = vb.run(n=[1, 5], layers=[1, 2], seeds=2, steps=30, objective=both, history=3, out="python")
+found = vb.run(n=1, layers=[1, 2], seeds=1, steps=30, objective=both, history=1, out="python")
 print(found.table(width=170), end="")
 """
     process = subprocess.run(
@@ -50,16 +50,12 @@ print(found.table(width=170), end="")
 
 
 def test_history_is_the_exact_figures_on_the_way():
-    found = vb.run(n=[1, 5], layers=[1, 2], seeds=2, steps=20, history=3)
+    found = vb.run(n=[1, 5], layers=1, seeds=2, steps=20, history=3)
     assert found.history["step"].tolist() == [0, 10, 20]
     for name in ("loss", "recon", "kl", "nll", "mutual_information"):
-        assert found.history[name].shape == (8, 3)
+        assert found.history[name].shape == (4, 3)
         np.testing.assert_array_equal(found.history[name][:, -1], found.rows[name])
-    shorter = vb.run(n=[5], layers=[2], seeds=1, steps=20)
-    assert shorter.history == {}
-    np.testing.assert_allclose(
-        found.history["kl"][found.rows["layers"] == 1, 0], 0.0, atol=1e-9
-    )  # q starts as the prior
+    np.testing.assert_allclose(found.history["kl"][:, 0], 0.0, atol=1e-9)  # q starts as the prior
 
 
 def test_a_folder_is_gone_on_with_by_the_same_functions_alone(tmp_path):
@@ -119,7 +115,9 @@ def test_k_is_for_the_bounds_on_several_draws():
 
 
 def test_a_warmup_and_a_schedule_change_what_is_learned():
-    plain = vb.run(**QUICK).rows["loss"]
+    plain = vb.run(**QUICK)
+    assert plain.history == {}
+    plain = plain.rows["loss"]
     warm = vb.run(**QUICK, beta_schedule=partial(presets.warmup, rise=10)).rows["loss"]
     constant = vb.run(**QUICK, schedule=presets.constant).rows["loss"]
     assert len({*plain, *warm, *constant}) == 6
@@ -188,19 +186,19 @@ def test_a_learned_prior_is_evaluated_exactly():
 
 
 def test_a_trained_model_speaks_double_precision():
-    run = vb.run(n=[5], layers=[2], seeds=1, steps=40).load()
+    run = vb.run(n=[3], layers=[2], seeds=1, steps=40).load()
     figures = run.evaluate()
     assert {leaf.dtype for leaf in figures} == {np.dtype(np.float64)}
-    assert figures.loss == run.row["loss"]
+    assert figures.loss == pytest.approx(run.row["loss"], rel=1e-12)
     z = np.linspace(-8.0, 8.0, 801)
     top = run.top_density(z)
     np.testing.assert_allclose(np.trapezoid(top, z), [1.0, 1.0], atol=1e-6)
     np.testing.assert_allclose(run.densities(z, z).q[1], top, atol=1e-6)
     probability = run.probability(np.array([-1.0, 0.0, 1.0]))
-    assert probability.shape == (5, 3) and np.all((probability > 0.0) & (probability < 1.0))
-    assert repr(run) == "TrainedModel(preset=default, objective=elbo, optimizer=adam, layers=2, n=5, beta=1.0, " + (
+    assert probability.shape == (3, 3) and np.all((probability > 0.0) & (probability < 1.0))
+    assert repr(run) == "TrainedModel(preset=default, objective=elbo, optimizer=adam, layers=2, n=3, beta=1.0, " + (
         "learning_rate=0.01, seed=0)"
     )
-    assert run.sample(7).shape == (5, 7)
+    assert run.sample(7).shape == (3, 7)
     assert set(np.unique(run.sample(50))) <= {0.0, 1.0}
     assert jnp.zeros(1).dtype == jnp.float32  # outside it is as it was
