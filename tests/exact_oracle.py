@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from vae_bit.distributions import Normal
-from vae_bit.exact import GRIDS, Chain, evaluate_on
+from vae_bit.exact import GRIDS, ScalarVAE, evaluate_on
 
 WIDTH = 1000
 
@@ -56,7 +56,7 @@ def chain(n, slope, shift, m, s, *kernels, width=WIDTH):
     steps = [kernels[i : i + 3] for i in range(0, len(kernels), 3)]
     p, q = (tuple(tanh_kernel(*step) for step in steps[i::2]) for i in (0, 1))
     std = jnp.stack([jnp.asarray(s), jnp.asarray(s)])
-    return Chain(
+    return ScalarVAE(
         x, mask, Normal(m * jnp.array([-1.0, 1.0]), std), q, p, lambda z: jnp.tile(slope * (z - shift), (width, 1))
     )
 

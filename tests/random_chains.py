@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from vae_bit.distributions import Normal
-from vae_bit.exact import Chain
+from vae_bit.exact import ScalarVAE
 
 LOG_2PI = np.log(2.0 * np.pi)
 T = np.linspace(-9.0, 9.0, 241)
@@ -57,7 +57,7 @@ def conditional(xp, case, layers, z):
 def chain(case):
     kernels = {name: tuple(partial(kernel, case, layers) for layers in case[name]) for name in ("q", "p")}
     q_data = Normal(case["mean"], case["std"])
-    return Chain(case["x"], jnp.ones(3), q_data, logits=partial(network, jnp, case["decoder"]), **kernels)
+    return ScalarVAE(case["x"], jnp.ones(3), q_data, logits=partial(network, jnp, case["decoder"]), **kernels)
 
 
 def kernel(case, layers, z):

@@ -22,7 +22,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from vae_bit.distributions import Normal
-from vae_bit.exact import GRIDS, TOLERANCE, Chain, evaluate, log_evidence
+from vae_bit.exact import GRIDS, TOLERANCE, ScalarVAE, evaluate, log_evidence
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -125,7 +125,9 @@ def test_points_that_are_not_mirror_images():
     def model():
         q = Normal(jnp.asarray(mean), jnp.asarray(std))
         mask = jnp.array([1.0, 1.0, 1.0, 0.0])
-        return Chain(jnp.asarray(x), mask, q, (), (), lambda z: jnp.asarray(weights[:, None]) * z[None] + bias[:, None])
+        return ScalarVAE(
+            jnp.asarray(x), mask, q, (), (), lambda z: jnp.asarray(weights[:, None]) * z[None] + bias[:, None]
+        )
 
     log_p, recon = compute(lambda: (log_evidence(model()), evaluate(model()).recon))
 

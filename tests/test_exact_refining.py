@@ -101,7 +101,9 @@ def test_runs_of_a_sweep_are_evaluated_again_until_their_figures_hold(tiny, monk
     np.testing.assert_allclose(figures.loss - figures.nll, beta / panels, rtol=1e-6)
     assert exact.inexact(figures).tolist() == [False, False, False, False, True]
     with jax.enable_x64(True):
-        alone = [models.chain(model, jax.tree.map(lambda leaf, i=i: leaf[i], params), 3).q_data.std for i in range(5)]
+        alone = [
+            models.scalar_vae(model, jax.tree.map(lambda leaf, i=i: leaf[i], params), 3).q_data.std for i in range(5)
+        ]
     np.testing.assert_allclose(figures.kl, alone, rtol=1e-5)
 
 

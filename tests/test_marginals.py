@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from exact_oracle import chain, compute, oracle_evidence
 
-from vae_bit import Chain, Normal, exact
+from vae_bit import Normal, ScalarVAE, exact
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 SLOPES = np.array([3.0, -1.0])
@@ -17,7 +17,7 @@ def padded(filling):
     x = jnp.asarray(np.concatenate([[[0.0, 1.0], [1.0, 1.0]], np.full((2, 2), filling)]))
     slopes = jnp.asarray(np.concatenate([SLOPES, [filling, filling]]))
     q = Normal(jnp.array([-1.0, 1.0]), jnp.array([0.4, 0.5]))
-    return Chain(x, jnp.array([1.0, 1.0, 0.0, 0.0]), q, (), (), lambda z: slopes[:, None] * z[None] + 0.5)
+    return ScalarVAE(x, jnp.array([1.0, 1.0, 0.0, 0.0]), q, (), (), lambda z: slopes[:, None] * z[None] + 0.5)
 
 
 @pytest.mark.parametrize("filling", [np.nan, np.inf, 3e38, -1e300])

@@ -89,7 +89,7 @@ def test_the_public_functions_under_a_setting(quick_compile, settings, setting, 
     np.testing.assert_allclose(elbo, -3 * np.log(2), rtol=1e-6)
     path: Any = vb.path_kl(z, q, vb.standard_normal((3,), kind))
     np.testing.assert_allclose(path, 0.0, atol=1e-6)
-    chain = vb.Chain(
+    chain = vb.ScalarVAE(
         x=jnp.array([[0.0, 1.0]], kind),
         mask=jnp.ones(1, kind),
         q_data=vb.Normal(jnp.zeros(2, kind), jnp.ones(2, kind)),

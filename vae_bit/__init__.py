@@ -20,7 +20,7 @@ from vae_bit.distributions import (
     softplus,
     standard_normal,
 )
-from vae_bit.exact import Chain, Evaluation, evaluate, log_evidence
+from vae_bit.exact import Evaluation, ScalarVAE, evaluate, log_evidence
 from vae_bit.limits import Limit, Mismatch, conditional_entropy, limit, mmse, one_layer, prior_mismatch
 from vae_bit.losses import (
     average,
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 OF_A_SWEEP = {"run": "vae_bit.runner", "load": "vae_bit.runner", "objectives": None, "presets": None}
 
 __all__ = [
-    "Chain",
     "Evaluation",
     "Limit",
     "Mismatch",
     "Noise",
     "Normal",
+    "ScalarVAE",
     "average",
     "bernoulli_kl",
     "bernoulli_log_prob",

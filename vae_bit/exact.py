@@ -18,9 +18,9 @@ from jax import Array
 from vae_bit import marginals
 from vae_bit.distributions import LOG_2PI, Normal
 from vae_bit.marginals import (
-    Chain,
     Grids,
     Kernel,
+    ScalarVAE,
     energies,
     generative_marginals,
     given,
@@ -63,7 +63,7 @@ class Densities(NamedTuple):
     at_zero: Array  # p(x_i = 1 | z_L = 0), [n]; 1/2 in the padding
 
 
-def evaluate(chain: Chain, beta: float | Array = 1.0) -> Evaluation:
+def evaluate(chain: ScalarVAE, beta: float | Array = 1.0) -> Evaluation:
     """Loss, evidence and ELBO surgery of a chain; see `Evaluation`. Warns where the error stays above the tolerance.
 
     Under `jit` and `vmap`, where nothing can depend on the error, the first grids count: look at `error` afterwards.
@@ -99,7 +99,7 @@ def refined(coarse: Evaluation, fine: Evaluation) -> Evaluation:
     return fine._replace(error=np.maximum(fine.error, np.max(worst, axis=0) / GAIN))
 
 
-def evaluate_on(grids: Grids, chain: Chain, beta: float | Array = 1.0) -> Evaluation:
+def evaluate_on(grids: Grids, chain: ScalarVAE, beta: float | Array = 1.0) -> Evaluation:
     """`evaluate` on grids of the given size, whatever the error.
 
     Surgery (Hoffman and Johnson 2016): E KL(q(z_L | x) || p(z_L)) = I_q(x; z_L) + KL(q(z_L) || p(z_L)), that is kl_1
@@ -127,7 +127,7 @@ def evaluate_on(grids: Grids, chain: Chain, beta: float | Array = 1.0) -> Evalua
     )
 
 
-def log_evidence(chain: Chain) -> Array:
+def log_evidence(chain: ScalarVAE) -> Array:
     """ln p(x_k) = ln int p(z_1) p(x_k | z_1) dz_1 of every data point, [D]."""
     tables, energy = generative_marginals(chain, GRIDS[0])
     return _log_evidence(tables[0], energy)
@@ -137,7 +137,7 @@ def _log_evidence(p: Table, energy: Array) -> Array:
     return jax.nn.logsumexp(at_nodes(p) - energy, axis=-1, b=nodes(p.edges)[1][None])
 
 
-def densities(chain: Chain, grids: Sequence[Array]) -> Densities:
+def densities(chain: ScalarVAE, grids: Sequence[Array]) -> Densities:
     """The densities of every layer's latent on a grid of its own, z_1 first; see `Densities`.
 
     p(z_l | x_k) = p(z_l) r_k(z_l), r_k(z_l) = p(x_k | z_l) / p(x_k), and r_k(z_{l+1}) = E_{p(z_l | z_{l+1})}[r_k(z_l)].
@@ -148,7 +148,7 @@ def densities(chain: Chain, grids: Sequence[Array]) -> Densities:
     return jax.jit(partial(_densities, chain))(tuple(grids))
 
 
-def _densities(chain: Chain, grids: Sequence[Array]) -> Densities:
+def _densities(chain: ScalarVAE, grids: Sequence[Array]) -> Densities:
     # On finer grids, as a table is read between its nodes, where a deep chain's densities may have notches.
     log_q = [lookup(table, z) for table, z in zip(inference_marginals(chain, GRIDS[1]), grids, strict=True)]
     tables, energy = generative_marginals(chain, GRIDS[1])
@@ -166,7 +166,7 @@ def _densities(chain: Chain, grids: Sequence[Array]) -> Densities:
     )
 
 
-def expectation(chain: Chain, f: Callable[[Array], Array], z: Array) -> Array:
+def expectation(chain: ScalarVAE, f: Callable[[Array], Array], z: Array) -> Array:
     """E[f(z_1) | z_L] under p, at z_L [K]: f maps z_1 [J] to [m, J], the result is [m, K].
 
     E[f | z_{l+1}] = E_{p(z_l | z_{l+1})}[E[f | z_l]], each step from a table of the one below.
@@ -180,7 +180,7 @@ def expectation(chain: Chain, f: Callable[[Array], Array], z: Array) -> Array:
     return f(z)
 
 
-def _seen(chain: Chain, log_p: Array, z: Array) -> Array:
+def _seen(chain: ScalarVAE, log_p: Array, z: Array) -> Array:
     """p(x_k | z_1) / p(x_k) and, in the last row, the mean of p(x_i = 1 | z_1): z_1 [K] -> [D + 1, K]."""
     ratio = jnp.exp(-energies(chain, z) - log_p[:, None])
     mask = chain.mask.astype(z.dtype)
@@ -188,7 +188,7 @@ def _seen(chain: Chain, log_p: Array, z: Array) -> Array:
     return jnp.concatenate([ratio, probability[None]])
 
 
-def _recon(chain: Chain, q: Table) -> tuple[Array, Array]:
+def _recon(chain: ScalarVAE, q: Table) -> tuple[Array, Array]:
     """E[-ln p(x | z_1)] under q(z_1 | x), and the defect of that mass on its grid."""
 
     def f(z):
@@ -199,7 +199,7 @@ def _recon(chain: Chain, q: Table) -> tuple[Array, Array]:
     return jnp.mean(jnp.sum(_mass(density, edges) * energy, axis=-1)), jnp.max(mass_defect(density, edges))
 
 
-def _kl(chain: Chain, q_marginals: list[Table], grids: Grids) -> tuple[Array, Array]:
+def _kl(chain: ScalarVAE, q_marginals: list[Table], grids: Grids) -> tuple[Array, Array]:
     """E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], l = 1..L: [L]; and the largest defect of a mass on its way."""
     defects = [jnp.zeros((), chain.q_data.mean.dtype)]
     kl = [-jnp.mean(jnp.log(chain.q_data.std) + 0.5 * (1.0 + LOG_2PI))]

@@ -31,7 +31,7 @@ class Grids(NamedTuple):
     inner: int = 18  # of the grids of an inner integral, one for each node of the outer one
 
 
-class Chain(NamedTuple):
+class ScalarVAE(NamedTuple):
     """A VAE with L scalar latents, as functions; D equally likely data points of n Bernoulli dimensions.
 
     q[l - 1] is q(z_{l+1} | z_l) and p[l - 1] is p(z_l | z_{l+1}), l = 1..L-1, both maps z [K] -> Normal of shape [K];
@@ -46,12 +46,12 @@ class Chain(NamedTuple):
     logits: Callable[[Array], Array]
 
 
-def real_logits(chain: Chain, z: Array) -> Array:
+def real_logits(chain: ScalarVAE, z: Array) -> Array:
     """The logits with 0 in the padding, whatever it holds: [K] -> [n, K]."""
     return jnp.where(chain.mask[:, None] > 0, chain.logits(z), 0.0)
 
 
-def energies(chain: Chain, z: Array) -> Array:
+def energies(chain: ScalarVAE, z: Array) -> Array:
     """-ln p(x_k | z_1) = sum_i softplus((1 - 2 x_ik) logit_i(z_1)): z [K] -> [D, K]. Holds n * CHUNK logits at a time.
 
     softplus(+-l) = max(+-l, 0) + ln(1 + exp(-|l|)), whose second part, the costly one, serves every data point.
@@ -69,7 +69,7 @@ def energies(chain: Chain, z: Array) -> Array:
     return jax.lax.map(chunk, chunks).swapaxes(0, 1).reshape(chain.x.shape[1], -1)[:, : z.size]
 
 
-def inference_marginals(chain: Chain, grids: Grids) -> list[Table]:
+def inference_marginals(chain: ScalarVAE, grids: Grids) -> list[Table]:
     """ln q(z_l | x_k), l = 1..L, each a table of D functions."""
     edges = resample(spread(chain.q_data, REACH), grids.outer)
     columns = Normal(chain.q_data.mean[:, None], chain.q_data.std[:, None])
@@ -79,7 +79,7 @@ def inference_marginals(chain: Chain, grids: Grids) -> list[Table]:
     return tables
 
 
-def generative_marginals(chain: Chain, grids: Grids) -> tuple[list[Table], Array]:
+def generative_marginals(chain: ScalarVAE, grids: Grids) -> tuple[list[Table], Array]:
     """ln p(z_l), l = 1..L, and -ln p(x_k | z_1) at the nodes of the first, whose grid also resolves p(z_1 | x_k)."""
     reach = _prior_reach(chain)
     edges = reach * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=reach.dtype)
@@ -191,7 +191,7 @@ def spread(normal: Normal, reach: float | Array) -> Array:
     return jnp.ravel(normal.mean[:, None] + normal.std[:, None] * t[None])
 
 
-def _prior_reach(chain: Chain) -> Array:
+def _prior_reach(chain: ScalarVAE) -> Array:
     """Radius R such that noise with |t| > R, in the prior's own standard deviations, adds nothing to ln p(x_k).
 
     Noise t in one layer and none elsewhere costs t^2 / 2 - ln p(x_k | z_1) nats; R is 1.1 times the largest |t| whose

@@ -17,7 +17,7 @@ from jax import Array
 
 from vae_bit import data, padding
 from vae_bit.distributions import Normal, normal_sample
-from vae_bit.exact import Chain
+from vae_bit.exact import ScalarVAE
 
 Params = Any  # a pytree of arrays
 
@@ -106,7 +106,7 @@ def sample(model: Model, params: Params, key: Array, count: int) -> Array:
     return jax.random.bernoulli(x_key, jax.nn.sigmoid(model.decode(params, z))).astype(jnp.float32)
 
 
-def chain(model: Model, params: Params, n: Array) -> Chain:
+def scalar_vae(model: Model, params: Params, n: Array) -> ScalarVAE:
     """The model as the functions that `vae_bit.exact` integrates.
 
     The top latent is in units of its prior, u = (z_L - mean) / std, which changes no divergence and no p(x).
@@ -123,4 +123,4 @@ def chain(model: Model, params: Params, n: Array) -> Chain:
     if up:
         up[-1] = lambda z, last=up[-1]: scaled(last(z))
     q = q if up else scaled(q)
-    return Chain(data.points(n, width), data.mask(n, width), q, tuple(up), tuple(down), logits)
+    return ScalarVAE(data.points(n, width), data.mask(n, width), q, tuple(up), tuple(down), logits)

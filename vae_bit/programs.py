@@ -214,7 +214,7 @@ def _compile_evaluate(model: Model, width: int, grids: Grids, size: int) -> Eval
 
 def _evaluate(model: Model, grids: Grids, params: Params, run: Run) -> Evaluation:
     params, beta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, run.beta))
-    return exact.evaluate_on(grids, models.chain(model, params, run.n), beta)
+    return exact.evaluate_on(grids, models.scalar_vae(model, params, run.n), beta)
 
 
 def padded(runs: Run, where: slice, length: int) -> Run:

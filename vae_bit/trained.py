@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vae_bit import exact, models, padding, settings, summary
 from vae_bit.distributions import Normal
-from vae_bit.exact import Chain, Densities, Evaluation
+from vae_bit.exact import Densities, Evaluation, ScalarVAE
 from vae_bit.marginals import Grids
 from vae_bit.models import Build, Model, Params
 from vae_bit.programs import Labels
@@ -72,10 +72,10 @@ class TrainedModel(NamedTuple):
             lambda grids: self._exactly(lambda p: _evaluate(self.model, grids, p, self.row["n"], weight))
         )
 
-    def chain(self) -> Chain:
+    def scalar_vae(self) -> ScalarVAE:
         """The model as functions for `exact`; call them where JAX has float64."""
         with settings.fixed(x64=True):
-            return models.chain(self.model, self._double(), self.row["n"])
+            return models.scalar_vae(self.model, self._double(), self.row["n"])
 
     def __repr__(self) -> str:
         return f"TrainedModel({', '.join(f'{name}={self.row[name]}' for name in KEYS)})"
@@ -90,14 +90,14 @@ class TrainedModel(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(model: Model, grids: Grids, params: Params, n: int, beta: float) -> Evaluation:
-    return exact.evaluate_on(grids, models.chain(model, params, n), beta)
+    return exact.evaluate_on(grids, models.scalar_vae(model, params, n), beta)
 
 
 @partial(jax.jit, static_argnums=0)
 def _densities(model: Model, params: Params, n: int, grids: tuple[Array, ...]) -> Densities:
-    """Of a latent in units of its prior, as `models.chain` has the top one, back to its own."""
+    """Of a latent in units of its prior, as `models.scalar_vae` has the top one, back to its own."""
     mean, std = model.prior(params)
-    found = exact.densities(models.chain(model, params, n), [*grids[:-1], (grids[-1] - mean) / std])
+    found = exact.densities(models.scalar_vae(model, params, n), [*grids[:-1], (grids[-1] - mean) / std])
     parts = {name: getattr(found, name) for name in ("q", "aggregate", "p", "posterior")}
     return found._replace(**{name: (*rows[:-1], rows[-1] / std) for name, rows in parts.items()})
 
@@ -109,7 +109,7 @@ def _top_density(model: Model, params: Params, n: int, z: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _probability(model: Model, params: Params, n: int, z: Array) -> Array:
-    chain, (mean, std) = models.chain(model, params, n), model.prior(params)
+    chain, (mean, std) = models.scalar_vae(model, params, n), model.prior(params)
     width = chain.mask.size
 
     def block(i: Array) -> Array:

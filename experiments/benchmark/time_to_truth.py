@@ -14,7 +14,7 @@ from experiments.benchmark.workers import IMPLEMENTATIONS, Case, Team
 from vae_bit import data, exact, limits, models
 from vae_bit.architecture import softplus_std
 from vae_bit.distributions import Normal
-from vae_bit.exact import Chain
+from vae_bit.exact import ScalarVAE
 from vae_bit.presets import ORIGINAL, PRESETS
 
 TOLERANCE = 0.005  # nats
@@ -84,13 +84,13 @@ def loss_of(implementation: str, n: int) -> Callable[[Any], Array]:
     """The exact loss of one seed's parameters, one layer, for parameters as the implementation gives them."""
     if implementation.startswith("ours"):
         model = PRESETS[implementation.removeprefix("ours ")].model(1, n)
-        return lambda params: exact.evaluate(models.chain(model, params, jnp.int32(n))).loss
+        return lambda params: exact.evaluate(models.scalar_vae(model, params, jnp.int32(n))).loss
     return lambda nets: exact.evaluate(_chain(nets["q"][0], nets["p"][0], n)).loss
 
 
-def _chain(q: Any, p: Any, n: int) -> Chain:
+def _chain(q: Any, p: Any, n: int) -> ScalarVAE:
     """A peer's networks as functions: the encoder reads x, the decoder z_1."""
-    return Chain(data.points(n, n), data.mask(n, n), _encode(q, n), (), (), lambda z: _network(p, z[:, None]).T)
+    return ScalarVAE(data.points(n, n), data.mask(n, n), _encode(q, n), (), (), lambda z: _network(p, z[:, None]).T)
 
 
 def _encode(net: Any, n: int) -> Normal:

@@ -184,7 +184,7 @@ def codes(model: TrainedModel) -> Gaussian:
 def conditional(model: TrainedModel, side: str, layer: int, z: np.ndarray) -> Gaussian:
     """q(z_{l+1} | z_l) of side "q" or p(z_l | z_{l+1}) of side "p", l = `layer`, given z [K]: shape [K]."""
     with settings.fixed(x64=True):
-        chain = model.chain()
+        chain = model.scalar_vae()
         kernel = (chain.q if side == "q" else chain.p)[layer - 1]
         return Gaussian(*map(np.asarray, kernel(jnp.asarray(z, jnp.float64))))
 
