@@ -20,14 +20,13 @@ from experiments import cli, require, signals
 from experiments.cli import BadInput, Choice, Choices, Fault, Location, Number, Numbers, define, say
 from experiments.signals import Stop, Stopped
 from vae_bit import runner, runtime
-from vae_bit.exact import TOLERANCE
 from vae_bit.order import Order, order, variants
 from vae_bit.presets import NOISES, OBJECTIVES, PRESETS, warmup
 from vae_bit.progress import progress_bars
 from vae_bit.store import files, folder, resume
 from vae_bit.store.results import Contents
 from vae_bit.store.table import Table
-from vae_bit.summary import medians, rendered
+from vae_bit.summary import medians, notices, rendered
 
 FLAGS = flags.FLAGS
 WIDTH = 170  # of the table where there is no terminal
@@ -175,16 +174,8 @@ def show(rows: Table) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     with console.capture() as capture:
         console.print(rendered(medians(rows)))
-    for status in ("diverged", "collapsed"):
-        if count := np.sum(rows["status"] == status):
-            print(f"warning: {count} of {rows['n'].size} runs {status}; see results.csv", file=sys.stderr)
-    error = rows["error"][(rows["status"] != "diverged") & (rows["error"] > TOLERANCE)]
-    if error.size:
-        print(
-            f"warning: {error.size} of {rows['n'].size} runs inexact: their figures may be off by up to "
-            f"{error.max():.0e} of max(1, |figure|); see error in results.csv",
-            file=sys.stderr,
-        )
+    for line in notices(rows, "results.csv"):
+        print(f"warning: {line}", file=sys.stderr)
     say(capture.get(), end="")
 
 

@@ -5,8 +5,10 @@ at least float32: bfloat16 and float16 are for storage, and a sum of many terms 
 """
 
 from itertools import combinations
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -69,6 +71,13 @@ def fit_mask(mask: ArrayLike, event: tuple[int, ...], axis: Axes) -> Array:
             f"mask has shape {mask.shape} and may count entries or whole events of {event}: give it {len(event)} axes"
         )
     return jnp.expand_dims(mask, axes)
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """The value as an int, NumPy's too; ValueError that names it unless it is one, and at least `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: got {value!r}, expected an integer from {least}")
+    return int(value)
 
 
 def functions(**values: object) -> None:

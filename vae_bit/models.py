@@ -62,7 +62,7 @@ def forward(model: Model, params: Params, n: Array, eps: list[Array]) -> Forward
     q = [_at_points(model.encode(params, n), eps[0].ndim)]
     z = [normal_sample(q[0], eps[0])]
     for up, layer_eps in zip(model.up, eps[1:], strict=True):
-        q.append(up(params, z[-1]))
+        q.append(conditional(up, params, z[-1]))
         z.append(normal_sample(q[-1], layer_eps))
     return _generate(model, params, n, z, q)
 
@@ -75,13 +75,13 @@ def densities(model: Model, params: Params, n: Array, z: list[Array]) -> Forward
     held = jax.lax.stop_gradient(params)
     q = [
         _at_points(model.encode(held, n), z[0].ndim),
-        *(up(held, below) for up, below in zip(model.up, z, strict=False)),
+        *(conditional(up, held, below) for up, below in zip(model.up, z, strict=False)),
     ]
     return _generate(model, params, n, z, q)
 
 
 def _generate(model: Model, params: Params, n: Array, z: list[Array], q: list[Normal]) -> ForwardPass:
-    p = [down(params, above) for down, above in zip(model.down, z[1:], strict=True)]
+    p = [conditional(down, params, above) for down, above in zip(model.down, z[1:], strict=True)]
     prior = jax.tree.map(lambda field: jnp.full((1,) * z[-1].ndim, field, z[-1].dtype), model.prior(params))
     return ForwardPass(z, q, [*p, prior], padding.recon(partial(model.decode, params), n, z[0]))
 
@@ -93,7 +93,12 @@ def standard_prior(params: Params) -> Normal:
 
 def _at_points(q: Normal, ndim: int) -> Normal:
     """q(z_1 | x) [2] as [2, 1, ..], to stand beside latents of `ndim` axes."""
-    return jax.tree.map(lambda field: field.reshape(-1, *[1] * (ndim - 1)), q)
+    return jax.tree.map(lambda field: jnp.broadcast_to(field, (data.POINTS,)).reshape(-1, *[1] * (ndim - 1)), q)
+
+
+def conditional(function: Conditional, params: Params, z: Array) -> Normal:
+    """A conditional at z: mean and std of z's shape, also where the function gives one number for all."""
+    return jax.tree.map(lambda field: jnp.broadcast_to(field, z.shape), function(params, z))
 
 
 def sample(model: Model, params: Params, key: Array, count: int) -> Array:
@@ -102,7 +107,7 @@ def sample(model: Model, params: Params, key: Array, count: int) -> Array:
     mean, std = model.prior(params)
     z = mean + std * jax.random.normal(keys[0], (count,))
     for down, layer_key in zip(reversed(model.down), keys[1:], strict=True):
-        z = normal_sample(down(params, z), jax.random.normal(layer_key, z.shape))
+        z = normal_sample(conditional(down, params, z), jax.random.normal(layer_key, z.shape))
     return jax.random.bernoulli(x_key, jax.nn.sigmoid(model.decode(params, z))).astype(jnp.float32)
 
 
@@ -112,9 +117,10 @@ def scalar_vae(model: Model, params: Params, n: Array) -> ScalarVAE:
     The top latent is in units of its prior, u = (z_L - mean) / std, which changes no divergence and no p(x).
     """
     mean, std = model.prior(params)
-    q, up = model.encode(params, n), [partial(function, params) for function in model.up]
-    width = jax.eval_shape(model.decode, params, q.mean).shape[0]
-    *below, top = [partial(function, params) for function in (model.decode, *model.down)]  # of z_1, .., z_L
+    q, up = _at_points(model.encode(params, n), 1), [partial(conditional, function, params) for function in model.up]
+    decode, down = partial(model.decode, params), [partial(conditional, function, params) for function in model.down]
+    width = jax.eval_shape(decode, q.mean).shape[0]
+    *below, top = [decode, *down]  # functions of z_1, .., z_L
     logits, *down = *below, lambda u: top(mean + std * u)
 
     def scaled(q: Normal) -> Normal:

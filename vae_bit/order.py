@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vae_bit import training
+from vae_bit import padding, training
+from vae_bit.checks import integer
 from vae_bit.models import Build
 from vae_bit.presets import PRESETS, Preset, is_grouped, override
 from vae_bit.programs import KINDS, Labels
@@ -18,6 +18,8 @@ from vae_bit.store.describe import label
 from vae_bit.store.results import Variants
 from vae_bit.store.table import is_label
 from vae_bit.training import Run
+
+EXAMPLES = {"preset": "vae_bit.presets.DEFAULT", "objective": "vae_bit.objectives.elbo", "optimizer": "optax.lion"}
 
 
 class Order(NamedTuple):
@@ -32,6 +34,9 @@ def variants(presets: Any, objectives: Any = None, optimizers: Any = None, model
 
     One value stands for itself, several are a sequence or a dict by labels, None is the preset's own.
     """
+    for name in ("steps", "samples", "k"):
+        if fields.get(name) is not None:
+            fields[name] = integer(name, fields[name], 1)
     chosen: dict[Labels, Preset] = {}
     axes = _presets(presets, model), _choices("objective", objectives), _choices("optimizer", optimizers)
     any_grouped = any(value is not None and is_grouped(value) for _, value in axes[1])
@@ -53,7 +58,9 @@ def _presets(presets: Any, model: Build | None) -> list[tuple[str, Preset]]:
         presets = [presets]
     if isinstance(presets, list | tuple):
         known = {id(preset): name for name, preset in PRESETS.items()}
-        named = [label(model) if model else known.get(id(preset), "own") for preset in presets]
+        named = [known.get(id(preset), "own") for preset in presets]
+        if model and len(presets) == 1:
+            named = [label(model) if is_label(label(model)) else "own"]
         if len(set(named)) < len(named):
             raise ValueError("preset: got several presets without names, expected a dict of names and presets")
         presets = dict(zip(named, presets, strict=True))
@@ -63,6 +70,11 @@ def _presets(presets: Any, model: Build | None) -> list[tuple[str, Preset]]:
             raise ValueError(f"preset: got {preset!r}, expected a Preset, such as vae_bit.presets.DEFAULT")
     if model is not None and not callable(model):
         raise ValueError(f"model: got {model!r}, expected a function of layers and width that gives a Model")
+    for _, preset in choices:
+        if getattr(model or preset.model, "__hash__", None) is None:
+            raise ValueError(
+                f"model: got {label(model or preset.model)}, expected a hashable one: freeze the dataclass"
+            )
     return [(name, preset._replace(model=model) if model else preset) for name, preset in choices]
 
 
@@ -77,7 +89,7 @@ def _choices(name: str, values: Any) -> list[tuple[Any, Any]]:
         choices = [(label(value), value) for value in (values if several else [values])]
     for key, value in choices:
         if isinstance(value, str):
-            raise ValueError(f"{name}: got {value!r}, expected a value, as in vae_bit.{name}s, not its name")
+            raise ValueError(f"{name}: got {value!r}, expected a value, such as {EXAMPLES[name]}, not its name")
         if not is_label(key):
             advice = (
                 f"expected a dict of names and values, the names of letters, digits and _ . + -, as {{'mine': {key}}}"
@@ -106,17 +118,15 @@ def order(
     `chunk` bounds the runs that advance together, `history` is at how many points of training to evaluate, and `argv`
     and `flags` are a command's account of itself.
     """
-    whole = {"seeds": (seeds, 1), "first_seed": (first_seed, 0), "history": (history, 0), "chunk": (chunk or 1, 1)}
-    for name, (value, least) in whole.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}: got {value!r}, expected an integer from {least}")
+    seeds, first_seed = integer("seeds", seeds, 1), integer("first_seed", first_seed, 0)
+    chunk, history = chunk if chunk is None else integer("chunk", chunk, 1), integer("history", history, 0)
     if first_seed + seeds > 2**32:
         raise ValueError(f"first_seed={first_seed} seeds={seeds}: expected every seed in [0, 2^32)")
     if learning_rate is None and len(own := {preset.learning_rate for preset in variants.values()}) == 1:
         learning_rate = [*own]
     axes = {"layers": layers, "n": n, "beta": beta, "learning_rate": learning_rate}
     settings = {name: axis if axis is None else _ascending(axis) for name, axis in axes.items()}
-    settings |= {"first_seed": int(first_seed), "seeds": int(seeds), "chunk": chunk, "history": int(history)}
+    settings |= {"first_seed": first_seed, "seeds": seeds, "chunk": chunk, "history": history}
     stages = resume.stages(settings, [])
     resume.lacking(variants, settings, stages, None)  # refuses what is no axis
     account = {"settings": settings, "stages": stages} | ({"flags": flags} if flags is not None else {})
@@ -137,9 +147,15 @@ def try_out(order: Order) -> None:
     numbers: Any = [jax.ShapeDtypeStruct((), kind) for kind in KINDS]
     for preset in order.variants.values():
         for layers in settings["layers"]:
-            model, recipe = preset.model(layers, max(settings["n"])), replace(preset.recipe)
+            model, recipe = preset.model(layers, max(settings["n"])), preset.recipe
 
             def step(run: Run, model=model, recipe=recipe):
                 return training.update(model, recipe, training.init(model, recipe, run), run)
 
-            jax.eval_shape(step, Run(*numbers))
+            whole = jax.eval_shape(step, Run(*numbers)).params
+            for n in settings["n"]:
+                own = padding.shapes(preset.model(layers, n).init, n)
+                if jax.tree.structure(own) != jax.tree.structure(whole):
+                    raise ValueError(
+                        f"model: got parameters at n = {n} of other names than at {max(settings['n'])}, expected the same"
+                    )

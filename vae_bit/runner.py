@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from vae_bit.store.autosave import Autosave, Show
 from vae_bit.store.folder import CHECKPOINTS, begun, opened
 from vae_bit.store.results import Contents
 from vae_bit.store.resume import continued, lacking, load_results
+from vae_bit.summary import notices
 from vae_bit.sweep import Trained
 from vae_bit.trained import Results
 from vae_bit.training import Optimizer, Schedule
@@ -58,15 +60,22 @@ def run(
 
     Axes are one number or several. Presets, objectives and optimisers are values, several of them in a dict whose keys
     name them in the table. An objective is a function of `vae_bit.objectives.Draws`, an optimiser one of the learning
-    rate, such as optax.lion, a model one of layers and width, such as `vae_bit.presets.DEFAULT.model`; what is None is
-    the preset's. `k` draws are in each bound of `objectives.iwae`, `dreg` and `renyi`; at `history` points of training
-    the runs are evaluated too. With `out`, a folder, all is saved there as by the command `experiments.sweep`, and
-    `resume=True` goes on with it; without, everything stays in memory.
+    rate, such as optax.lion, a model one of layers and width, such as `vae_bit.presets.DEFAULT.model`; `kl` is how
+    `draws.kl` is taken (`objectives.closed_kl`, `drawn_kl`), `schedule` and `beta_schedule` give factors of the learning
+    rate and of beta, each a function of the number of steps. What is None is the preset's.
 
-    ValueError names an argument that is wrong, its value and what is allowed, before any work.
+    `k` draws are in each bound of `objectives.iwae`, `dreg` and `renyi`. At `history` points of training, at most as
+    many as the curves have, the runs are evaluated too. `chunk` bounds the runs that advance together. With `out`, a
+    folder, all is saved there as by the command `experiments.sweep`, and `resume=True` goes on with it; without,
+    everything stays in memory.
+
+    ValueError names an argument that is wrong, its value and what is allowed, before any work. UserWarning says how
+    many runs diverged, collapsed or have figures that may be off.
     """
     runtime.use_all_cores()
     runtime.keep_freed_memory()
+    if resume and out is None:
+        raise ValueError("resume: got True without out, expected the folder to go on with, too")
     fields = {"steps": steps, "samples": samples, "noise": noise, "k": k, "kl": kl}
     fields |= {"schedule": schedule, "beta_schedule": beta_schedule}
     chosen = variants(preset, objective, optimizer, model, **fields)
@@ -77,20 +86,28 @@ def run(
         try_out(asked)
     builds = {labels: preset.model for labels, preset in chosen.items()}
     reports = progress_bars if progress else silent
-    if out is None:
-        return Results(_in_memory(asked, reports), builds)
-    folder = Path(out).expanduser()
+    folder = Path(out).expanduser() if out else None
+    whole = _in_folder(asked, folder, resume, reports) if folder else _in_memory(asked, reports)
+    for line in notices(whole.rows, "status and error in rows"):
+        warnings.warn(line, stacklevel=2)
+    return Results(whole, builds, folder)
+
+
+def _in_folder(asked: Order, folder: Path, resume: bool, reports: Reports) -> Contents:
     going_on = resume and begun(folder)
     with opened(folder, going_on):
         if going_on:
-            asked = Order(chosen, continued(folder, asked.config))
-        return Results(carry_out(asked, folder, reports)[0], builds, folder)
+            asked = Order(asked.variants, continued(folder, asked.config))
+        return carry_out(asked, folder, reports)[0]
 
 
-def load(out: str | os.PathLike[str], model: Build | None = None) -> Results:
-    """A sweep's folder; `model` is needed where its models are not those of a preset. Damaged where it is none."""
+def load(out: str | os.PathLike[str], model: Build | Sequence[Build] | None = None) -> Results:
+    """A sweep's folder; `model`, one or several, is needed where its models are not those of a preset.
+
+    ValueError where it is no such folder, or damaged: a `vae_bit.store.files.Damaged`, which names the file.
+    """
     folder = Path(out).expanduser()
-    own = [model] if model else []
+    own = list(model) if isinstance(model, list | tuple) else [model] if callable(model) else []
     return Results(results.load(folder, own), results.builds(folder, own), folder)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from rich.table import Table as Printed
 
+from vae_bit.exact import TOLERANCE
 from vae_bit.store.table import EXACT, LABELS, Table
 
 FIGURES = ("recon", "recon_per_dim", "kl", *EXACT, "limit", "gap")
@@ -46,6 +47,19 @@ def rendered(table: Table) -> Printed:
         figures = [_shown(name, table[name][line]) for name in names[len(keys) :]]
         printed.add_row(*(_key(table[name][line]) for name in keys), count, *figures)
     return printed
+
+
+def notices(rows: Table, where: str) -> list[str]:
+    """What went wrong, a line each, and `where` it is seen: runs diverged or collapsed, figures that may be off."""
+    lines, total = [], rows["n"].size
+    for status in ("diverged", "collapsed"):
+        if count := np.sum(rows["status"] == status):
+            lines.append(f"{count} of {total} runs {status}; see {where}")
+    error = rows["error"][(rows["status"] != "diverged") & (rows["error"] > TOLERANCE)]
+    if error.size:
+        figures = f"their figures may be off by up to {error.max():.0e} of max(1, |figure|); see error in {where}"
+        lines.append(f"{error.size} of {total} runs inexact: {figures}")
+    return lines
 
 
 def _key(value: np.generic) -> str:

@@ -98,7 +98,7 @@ def plan(
     Each axis is a sequence of distinct numbers: `layers` and `n` integers >= 1, `beta` and `learning_rate` positive
     within float32's range, `seeds` integers in [0, 2^32). ValueError names the axis, the value and what is allowed.
     """
-    layers, n = _axis("layers", layers, 1, 2**31 - 1), _axis("n", n, 1, 2**31 - 1)
+    layers, n = _axis("layers", layers, 1, 64), _axis("n", n, 1, 2**31 - 1)
     seeds = _axis("seeds", seeds, 0, 2**32 - 1)
     beta, learning_rate = _axis("beta", beta, *POSITIVE), _axis("learning_rate", learning_rate, *POSITIVE)
     numbers = beta, learning_rate, seeds

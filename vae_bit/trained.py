@@ -55,10 +55,16 @@ class TrainedModel(NamedTuple):
         return self._exactly(lambda params: _densities(self.model, params, self.row["n"], nodes))
 
     def top_density(self, z: np.ndarray) -> np.ndarray:
-        """q(z_L | x) of 0^n and 1^n at z [K]: [2, K]; one program serves every n, as the decoder has no part in it."""
-        narrow, nodes = self.build(self.row["layers"], 1), np.asarray(z, np.float64)
-        like = padding.shapes(narrow.init, 1)
-        return self._exactly(lambda params: _top_density(narrow, padding.unpad(params, like), self.row["n"], nodes))
+        """q(z_L | x) of 0^n and 1^n at z [K]: [2, K].
+
+        One program serves every n where nothing of the encoder belongs to the data's dimensions, as in the presets.
+        """
+        nodes, n = np.asarray(z, np.float64), self.row["n"]
+        narrow = self.build(self.row["layers"], 1)
+        cut = padding.unpad(self.params, padding.shapes(narrow.init, 1))
+        same = jax.tree.map(np.array_equal, narrow.encode(cut, n), self.model.encode(self.params, n))
+        model, params = (narrow, cut) if all(same) else (self.model, self.params)
+        return self._replace(params=params)._exactly(lambda params: _top_density(model, params, n, nodes))
 
     def probability(self, z: np.ndarray) -> np.ndarray:
         """p(x_i = 1 | z_L) at z [K]: [n, K]."""

@@ -108,7 +108,7 @@ def trained_with(config: dict[str, Any], rows: Table) -> dict[str, Any]:
     return {
         "objective": labels.get("objective", ""),
         "function": function["function"] if isinstance(function, dict) else function,
-        "k": noise.get("k", 1) if isinstance(noise, dict) else 1,
+        "k": noise["arguments"].get("k", 1) if isinstance(noise, dict) and "arguments" in noise else 1,
         "steps": config["steps"],
     }
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from types import CodeType, MethodType
 from typing import Any
@@ -29,6 +30,8 @@ def label(value: Any) -> str:
 
 def describe(value: Any) -> Any:
     """The value as JSON would give it back, equal for equal values in any process; TypeError where that cannot be."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # JSON has no such number
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -36,7 +39,7 @@ def describe(value: Any) -> Any:
         return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": _digest(array.tobytes())}
     if isinstance(value, functools.partial):
         arguments = {str(index): part for index, part in enumerate(value.args)} | value.keywords
-        return {"function": describe(value.func)} | describe(arguments)
+        return {"function": describe(value.func), "arguments": describe(arguments)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _of_type(value, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -92,6 +92,8 @@ def continued(out: Path, config: dict[str, Any]) -> dict[str, Any]:
     for name in changed:
         warnings.warn(f"{name} have changed since the sweep began: equal bits are not to be expected", stacklevel=2)
     argv = saved["argv"] if now == saved["stages"] else config["argv"]
+    if "flags" in saved and "flags" not in config:  # a command's folder stays one
+        config = config | {"flags": saved["flags"] | {name: config["settings"][name] for name in ("n", "seeds")}}
     return config | {"files": saved.get("files", {}), "argv": argv, "stages": now}
 
 
