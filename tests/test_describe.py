@@ -229,7 +229,7 @@ def test_functions_of_packages_go_by_their_names():
     assert describe(objectives.elbo) == "vae_bit.objectives.elbo"
     assert describe(jnp.tanh) == describe(jax.jit(jnp.tanh)) == "jax.numpy.tanh"
     assert describe(np.tanh) == "numpy.tanh"
-    floored = {"function": "vae_bit.objectives.free_bits", "floor": 0.1}
+    floored = {"function": "vae_bit.objectives.free_bits", "arguments": {"floor": 0.1}}
     assert describe(functools.partial(objectives.free_bits, floor=0.1)) == floored
     names = [label(value) for value in (objectives.elbo, functools.partial(optax.lion, b1=0.5), Scaled(1.0))]
     assert names == ["elbo", "lion", "Scaled"]

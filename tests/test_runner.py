@@ -154,6 +154,11 @@ def test_a_warmup_and_a_schedule_change_what_is_learned():
         ({"beta": [1.0, -1.0]}, "beta: got .*, expected distinct numbers"),
         ({"history": -1}, "history: got -1, expected an integer from 0"),
         ({"first_seed": 2**32 - 1}, "first_seed=4294967295 seeds=2: expected every seed"),
+        ({"steps": 0}, "steps: got 0, expected an integer from 1"),
+        ({"steps": 30.0}, r"steps: got 30\.0, expected an integer from 1"),
+        ({"samples": 0}, "samples: got 0, expected an integer from 1"),
+        ({"chunk": 0}, "chunk: got 0, expected an integer from 1"),
+        ({"objective": objectives.dreg, "k": -2}, "k: got -2, expected an integer from 1"),
         ({"k": 3}, "k: got 3, expected 1 with objective 'elbo'"),
     ],
 )
@@ -161,6 +166,50 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path, given, words):
     with pytest.raises(ValueError, match=words):
         vb.run(**QUICK | given, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def capped(draws, cap):
+    return jnp.minimum(objectives.elbo(draws), cap)
+
+
+def test_what_a_first_reader_tried(tmp_path):
+    """Numbers of NumPy, an infinite constant, two models of one's own in a folder, a model that gives plain numbers."""
+
+    def one(layers, width):
+        return DEFAULT.model(layers, width)
+
+    def other(layers, width):
+        ours = one(layers, width)
+        return ours._replace(encode=lambda params, n: vb.Normal(ours.encode(params, n).mean, 1.0))
+
+    models = {"one": DEFAULT._replace(model=one), "other": DEFAULT._replace(model=other)}
+    endless = partial(capped, cap=float("inf"))
+    numbers = {"steps": np.int64(20), "seeds": np.int32(2), "chunk": np.int64(2)}
+    found = vb.run(**QUICK | numbers, preset=models, objective=endless, out=tmp_path / "out")
+    assert set(found.rows["preset"]) == {"one", "other"} and set(found.rows["objective"]) == {"capped"}
+    with pytest.raises(ValueError, match="model: none given is that of"):
+        vb.load(tmp_path / "out", model=one)
+    read = vb.load(tmp_path / "out", model=[one, other])
+    assert read.load(preset="other").encode().std.tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="resume: got True without out"):
+        vb.run(**QUICK, resume=True)
+
+
+def test_the_top_density_of_an_encoder_that_reads_every_dimension():
+    """Its parameters belong to the data's dimensions, so no narrower model may stand for it."""
+
+    def reading(layers, width):
+        ours = DEFAULT.model(layers, width)
+        return ours._replace(
+            init=lambda key, n: ours.init(key, n) | {"read": jnp.ones(width)},
+            encode=lambda params, n: vb.Normal(
+                jnp.sum(params["read"], where=jnp.arange(width) < n) * jnp.array([-1.0, 1.0]), jnp.ones(2)
+            ),
+        )
+
+    run = vb.run(**QUICK | {"n": 3}, model=reading).load()
+    z = np.linspace(-5.0, 5.0, 11)
+    np.testing.assert_allclose(run.top_density(z), run.densities(z).q[0], atol=1e-9)
 
 
 def test_a_learned_prior_is_evaluated_exactly():

@@ -59,7 +59,7 @@ class ForwardPass(NamedTuple):
 
 def forward(model: Model, params: Params, n: Array, eps: list[Array]) -> ForwardPass:
     """Draws z_l = mean + std * eps_l, eps_l [2, *nodes], and evaluates every conditional there."""
-    q = [_at_points(model.encode(params, n), eps[0].ndim)]
+    q = [_at_points(encode(model, params, n), eps[0].ndim)]
     z = [normal_sample(q[0], eps[0])]
     for up, layer_eps in zip(model.up, eps[1:], strict=True):
         q.append(conditional(up, params, z[-1]))
@@ -74,7 +74,7 @@ def densities(model: Model, params: Params, n: Array, z: list[Array]) -> Forward
     """
     held = jax.lax.stop_gradient(params)
     q = [
-        _at_points(model.encode(held, n), z[0].ndim),
+        _at_points(encode(model, held, n), z[0].ndim),
         *(conditional(up, held, below) for up, below in zip(model.up, z, strict=False)),
     ]
     return _generate(model, params, n, z, q)
@@ -91,9 +91,14 @@ def standard_prior(params: Params) -> Normal:
     return Normal(0.0, 1.0)
 
 
+def encode(model: Model, params: Params, n: Array) -> Normal:
+    """q(z_1 | x) at the two points: mean and std [2], also where the model gives one number for both."""
+    return jax.tree.map(lambda field: jnp.broadcast_to(field, (data.POINTS,)), model.encode(params, n))
+
+
 def _at_points(q: Normal, ndim: int) -> Normal:
     """q(z_1 | x) [2] as [2, 1, ..], to stand beside latents of `ndim` axes."""
-    return jax.tree.map(lambda field: jnp.broadcast_to(field, (data.POINTS,)).reshape(-1, *[1] * (ndim - 1)), q)
+    return jax.tree.map(lambda field: field.reshape(-1, *[1] * (ndim - 1)), q)
 
 
 def conditional(function: Conditional, params: Params, z: Array) -> Normal:
@@ -117,7 +122,7 @@ def scalar_vae(model: Model, params: Params, n: Array) -> ScalarVAE:
     The top latent is in units of its prior, u = (z_L - mean) / std, which changes no divergence and no p(x).
     """
     mean, std = model.prior(params)
-    q, up = _at_points(model.encode(params, n), 1), [partial(conditional, function, params) for function in model.up]
+    q, up = encode(model, params, n), [partial(conditional, function, params) for function in model.up]
     decode, down = partial(model.decode, params), [partial(conditional, function, params) for function in model.down]
     width = jax.eval_shape(decode, q.mean).shape[0]
     *below, top = [decode, *down]  # functions of z_1, .., z_L

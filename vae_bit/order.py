@@ -157,5 +157,5 @@ def try_out(order: Order) -> None:
                 own = padding.shapes(preset.model(layers, n).init, n)
                 if jax.tree.structure(own) != jax.tree.structure(whole):
                     raise ValueError(
-                        f"model: got parameters at n = {n} of other names than at {max(settings['n'])}, expected the same"
+                        f"model: got other parameters at n = {n} than at {max(settings['n'])}, expected equal names"
                     )

@@ -61,8 +61,8 @@ def run(
     Axes are one number or several. Presets, objectives and optimisers are values, several of them in a dict whose keys
     name them in the table. An objective is a function of `vae_bit.objectives.Draws`, an optimiser one of the learning
     rate, such as optax.lion, a model one of layers and width, such as `vae_bit.presets.DEFAULT.model`; `kl` is how
-    `draws.kl` is taken (`objectives.closed_kl`, `drawn_kl`), `schedule` and `beta_schedule` give factors of the learning
-    rate and of beta, each a function of the number of steps. What is None is the preset's.
+    `draws.kl` is taken (`objectives.closed_kl`, `drawn_kl`), `schedule` and `beta_schedule` are functions of the number
+    of steps that give factors of the learning rate and of beta. What is None is the preset's.
 
     `k` draws are in each bound of `objectives.iwae`, `dreg` and `renyi`. At `history` points of training, at most as
     many as the curves have, the runs are evaluated too. `chunk` bounds the runs that advance together. With `out`, a

@@ -39,7 +39,7 @@ class TrainedModel(NamedTuple):
 
     def encode(self) -> Normal:
         """q(z_1 | x) at 0^n and 1^n: [2]."""
-        return self._exactly(lambda params: self.model.encode(params, self.row["n"]))
+        return self._exactly(lambda params: models.encode(self.model, params, self.row["n"]))
 
     def decode(self, z: np.ndarray) -> np.ndarray:
         """The logits of p(x_i = 1 | z_1): z_1 [K] -> [n, K]."""
@@ -62,7 +62,8 @@ class TrainedModel(NamedTuple):
         nodes, n = np.asarray(z, np.float64), self.row["n"]
         narrow = self.build(self.row["layers"], 1)
         cut = padding.unpad(self.params, padding.shapes(narrow.init, 1))
-        same = jax.tree.map(np.array_equal, narrow.encode(cut, n), self.model.encode(self.params, n))
+        codes = models.encode(narrow, cut, n), models.encode(self.model, self.params, n)
+        same = jax.tree.map(np.array_equal, *codes)
         model, params = (narrow, cut) if all(same) else (self.model, self.params)
         return self._replace(params=params)._exactly(lambda params: _top_density(model, params, n, nodes))
 
