@@ -4,7 +4,7 @@ import numpy as np
 from rich.table import Table as Printed
 
 from vae_bit.exact import TOLERANCE
-from vae_bit.store.table import EXACT, LABELS, Table
+from vae_bit.store.table import EXACT, KEYS, Table
 
 FIGURES = ("recon", "recon_per_dim", "kl", *EXACT, "limit", "gap")
 HIDDEN = ("runs", "sound", "marginal_kl", "error")  # of the printed table
@@ -17,11 +17,11 @@ def medians(rows: Table) -> Table:
 
     `loss`, `min` and `max` are the median and the range of the loss; the rest are medians, NaN where no run is sound.
     """
-    keys = [name for name in (*LABELS, "beta", "learning_rate") if np.unique(rows[name]).size > 1]
-    keys = [*(name for name in LABELS if name in keys), "layers", "n", *(name for name in keys if name not in LABELS)]
+    keys = [name for name in KEYS[:-1] if name in ("layers", "n") or np.unique(rows[name]).size > 1]  # all but the seed
     settings = list(zip(*(rows[name].tolist() for name in keys), strict=True))
-    lines = [_line(rows, np.array([other == setting for other in settings])) for setting in sorted(set(settings))]
-    columns = dict(zip(keys, zip(*sorted(set(settings)), strict=True), strict=True))
+    distinct = sorted(set(settings))
+    lines = [_line(rows, np.array([other == setting for other in settings])) for setting in distinct]
+    columns = dict(zip(keys, zip(*distinct, strict=True), strict=True))
     return {name: np.array(column) for name, column in columns.items()} | {
         name: np.array([line[name] for line in lines]) for name in lines[0]
     }

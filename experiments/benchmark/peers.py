@@ -5,10 +5,9 @@ the encoder, one draw a row, every KL sampled; data networks 3 x 10 ELU, those b
 softplus + 1e-8; Glorot uniform kernels, zero biases; Adam(0.9, 0.999, 1e-8): `vae_bit.presets.ORIGINAL`.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -55,7 +54,7 @@ def _stack(models: Sequence[Nets]) -> Nets:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *models)
 
 
-@functools.cache
+@cache
 def torch_vae() -> Any:
     """The module's class: its forward pass is the sampled loss of x [rows, n] under eps [layers, rows, 1]."""
     import torch

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.cli import BadInput
-from vae_bit import settings
+from vae_bit import runner, settings
 from vae_bit.models import Build
 from vae_bit.store import files, results
 from vae_bit.store.files import Damaged
@@ -89,12 +89,11 @@ def load(out: Folder, model: Build | None = None) -> Saved:
 def _trained(out: Path, model: Build | None) -> Results | None:
     """The trained models, or None where they are of a kind that is not given."""
     try:
-        known = results.builds(out, [model] if model else [])
+        return runner.load(out, model)
     except Damaged:
         raise
     except ValueError:
         return None
-    return Results(results.load(out, [*known.values()]), known, out)
 
 
 def trained_with(config: dict[str, Any], rows: Table) -> dict[str, Any]:
