@@ -17,9 +17,18 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from vae_bit import spline
 from vae_bit.checks import Axes, agree, fit_mask
 
 LOG_2PI = 1.8378770664093453
+
+
+class Drawn(NamedTuple):
+    """Reparameterised draws of scalars, one for each noise: E[f(z)] is the mean over the noise of weight * f(z)."""
+
+    z: Array
+    log_prob: Array  # ln q(z)
+    weight: Array | float  # 1, or a share for each of the draws that one noise gives, on a last axis that z has more
 
 
 class Normal(NamedTuple):
@@ -27,6 +36,61 @@ class Normal(NamedTuple):
 
     mean: Array
     std: Array
+
+    def log_prob(self, z: Array) -> Array:
+        """ln N(z; mean, std^2), elementwise, of scalars."""
+        return -0.5 * (jnp.square((z - self.mean) / self.std) + LOG_2PI) - jnp.log(self.std)
+
+    def draw(self, eps: Array) -> Drawn:
+        """z = mean + std * eps, elementwise."""
+        log_prob = -0.5 * (jnp.square(eps) + LOG_2PI) - jnp.log(self.std)
+        return Drawn(self.mean + self.std * eps, log_prob, 1.0)
+
+
+class Mixture(NamedTuple):
+    """A mixture of K diagonal Gaussians of size d, weights softmax(logits); a pytree.
+
+    `logits` [..., K], `mean` and `std` [..., K, d]; of scalars, for the methods, [..., K] all three.
+    """
+
+    logits: Array
+    mean: Array
+    std: Array
+
+    def log_prob(self, z: Array) -> Array:
+        """ln sum_k w_k N(z; mean_k, std_k^2), elementwise, of scalars."""
+        log_weight = jax.nn.log_softmax(self.logits)
+        return jax.nn.logsumexp(log_weight + Normal(self.mean, self.std).log_prob(z[..., None]), axis=-1)
+
+    def draw(self, eps: Array) -> Drawn:
+        """One draw of each component, [..., K], whose weights are those of the components: these have gradients too."""
+        z = self.mean + self.std * eps[..., None]
+        log_prob = Mixture(*(field[..., None, :] for field in self)).log_prob(z)
+        return Drawn(z, log_prob, jax.nn.softmax(self.logits))
+
+
+class Flow(NamedTuple):
+    """z = T(eps), eps ~ N(0, 1), with T a monotone spline of B bins (`vae_bit.spline`), one a dimension; a pytree.
+
+    `x`, `y` and `slope` are the knots, [..., d, B + 1], x and y ascending and slope > 0; of scalars [..., B + 1].
+    """
+
+    x: Array
+    y: Array
+    slope: Array
+
+    def log_prob(self, z: Array) -> Array:
+        """ln N(T^-1(z)) - ln T'(T^-1(z)), elementwise, of scalars."""
+        eps, log_slope = spline.inverse(self, z)
+        return -0.5 * (jnp.square(eps) + LOG_2PI) - log_slope
+
+    def draw(self, eps: Array) -> Drawn:
+        """z = T(eps), elementwise."""
+        z, log_slope = spline.forward(self, eps)
+        return Drawn(z, -0.5 * (jnp.square(eps) + LOG_2PI) - log_slope, 1.0)
+
+
+Distribution = Normal | Mixture | Flow
 
 
 def standard_normal(shape: tuple[int, ...], dtype=None) -> Normal:
@@ -107,6 +171,55 @@ def normal_kl_standard(q: Normal, mask: ArrayLike | None = None) -> Array:
         return 0.5 * (jnp.square(mean) + jnp.square(std) - 1.0) - jnp.log(std)
 
     return _total(term, mask, mean=q.mean, std=q.std)
+
+
+def mixture_sample(q: Mixture, eps: ArrayLike) -> tuple[Array, Array]:
+    """One draw of each component, z [..., K, d], and the weights [..., K]: E_q[f] is the mean over eps of sum_k w_k f(z_k).
+
+    eps [..., d] is N(0, 1) and serves every component; differentiable in the weights too, as no component is drawn.
+
+    >>> q = Mixture(jnp.zeros(2), jnp.array([[-1.0], [1.0]]), jnp.ones((2, 1)))
+    >>> z, weight = mixture_sample(q, jnp.array([0.5]))
+    >>> z.tolist(), weight.tolist()
+    ([[-0.5], [1.5]], [0.5, 0.5])
+    """
+    return normal_sample(Normal(q.mean, q.std), jnp.asarray(eps)[..., None, :]), jax.nn.softmax(q.logits)
+
+
+def mixture_log_prob(z: ArrayLike, p: Mixture, mask: ArrayLike | None = None) -> Array:
+    """ln sum_k w_k N(z; mean_k, std_k^2), w = softmax(logits): [..., d] -> [...].
+
+    >>> p = Mixture(jnp.zeros(2), jnp.array([[-1.0], [1.0]]), jnp.ones((2, 1)))
+    >>> print(f"{mixture_log_prob(jnp.zeros(1), p):.4f}")
+    -1.4189
+    """
+    if mask is not None:
+        mask = jnp.expand_dims(jnp.asarray(mask), -2)
+    each = normal_log_prob(jnp.asarray(z)[..., None, :], Normal(p.mean, p.std), mask)
+    return jax.nn.logsumexp(jax.nn.log_softmax(p.logits) + each, axis=-1)
+
+
+def flow_sample(q: Flow, eps: ArrayLike) -> Array:
+    """z = T(eps), eps ~ N(0, 1): [..., d] -> [..., d]."""
+    return spline.forward(q, jnp.asarray(eps))[0]
+
+
+def flow_log_prob(z: ArrayLike, p: Flow, mask: ArrayLike | None = None) -> Array:
+    """sum_d ln N(T^-1(z)) - ln T'(T^-1(z)): [..., d] -> [...]."""
+    eps, log_slope = spline.inverse(p, jnp.asarray(z))
+    return _total(
+        lambda eps, log_slope: -0.5 * (jnp.square(eps) + LOG_2PI) - log_slope, mask, eps=eps, log_slope=log_slope
+    )
+
+
+def log_prob(z: ArrayLike, p: Distribution, mask: ArrayLike | None = None) -> Array:
+    """ln p(z) of whichever distribution: [..., d] -> [...]."""
+    functions: dict[type, Callable[..., Array]] = {
+        Normal: normal_log_prob,
+        Mixture: mixture_log_prob,
+        Flow: flow_log_prob,
+    }
+    return functions[type(p)](z, p, mask)
 
 
 def _total(term: Callable[..., Array], mask: ArrayLike | None, axis: Axes = -1, **arrays: ArrayLike) -> Array:
