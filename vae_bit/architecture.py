@@ -12,9 +12,10 @@ from jax import Array
 from jax.nn.initializers import Initializer
 
 from vae_bit import checks, data
-from vae_bit.distributions import Normal, softplus
-from vae_bit.models import Model, Params, standard_prior
-from vae_bit.networks import MLP, BernoulliNet, GaussianNet, glorot, lecun
+from vae_bit.distributions import Distribution, Normal, softplus
+from vae_bit.families import Family, GaussianFamily, Prior, StandardPrior
+from vae_bit.models import Model, Params
+from vae_bit.networks import MLP, BernoulliNet, ConditionalNet, glorot, lecun
 
 
 class Kernels(NamedTuple):
@@ -71,6 +72,16 @@ def zero_column(kernels: Kernels, key: Array, width: int, units: int, n: Array) 
     return jnp.zeros(units)
 
 
+def independent(z: Array, bit: Array | None = None) -> Array:
+    """What a decoder reads that draws the dimensions independently: z alone, [K] -> [1, K]."""
+    return z[None]
+
+
+def autoregressive(z: Array, bit: Array | None = None) -> Array:
+    """What p(x_i | z, x_{i-1}) reads: z, and -1 or 1 for the bit before, or 0 where there is none to be seen."""
+    return jnp.stack([z, jnp.zeros_like(z) if bit is None else 2.0 * bit - 1.0])
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Networks of a VAE of any depth and width: called with both, it gives the `Model`."""
@@ -84,9 +95,13 @@ class Architecture:
     positive: Callable[[Array], Array]  # from a network's second output to a standard deviation
     latent: Callable[..., nn.Module]  # the Gaussians between latents, of an MLP and `positive`
     encoder_input: EncoderInput
+    posterior: Family = GaussianFamily()  # of q(z_1 | x)
+    prior: Prior = StandardPrior()  # p(z_L)
+    decoder: Callable[..., Array] = independent  # what p(x_i | z_1, x_{i-1}) reads, of z and perhaps a bit
 
     def __post_init__(self) -> None:
-        checks.functions(activation=self.activation, positive=self.positive, latent=self.latent)
+        functions = ("activation", "positive", "latent", "posterior", "prior", "decoder")
+        checks.functions(**{name: getattr(self, name) for name in functions})
 
     def __call__(self, layers: int, width: int) -> Model:
         return _build(self, layers, width)
@@ -99,21 +114,29 @@ def softplus_std(v: Array) -> Array:
 
 @cache
 def _build(arch: Architecture, layers: int, width: int) -> Model:
-    """Parameters are `{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, p_1 being the decoder's."""
+    """Parameters are `{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, p_1 being the decoder's, and "prior" if it has any."""
     q, p = inference_nets(arch, layers), generative_nets(arch, layers, width)
+    encode = partial(_encode, arch, q[0])
+    arch.prior.check(layers)
+
+    def decode(params: Params, z: Array, bit: Array | None = None) -> Array:
+        return _apply(p[0], params["p"][0], arch.decoder(z.ravel(), bit))
+
     return Model(
         init=partial(_init, arch, q, p, width),
-        encode=partial(_encode, arch, q[0]),
+        encode=encode,
         up=tuple(partial(_conditional, "q", l, net) for l, net in enumerate(q) if l),
         down=tuple(partial(_conditional, "p", l, net) for l, net in enumerate(p) if l),
-        prior=standard_prior,
-        decode=lambda params, z: _apply(p[0], params["p"][0], z.reshape(1, -1)),
+        prior=lambda params, n: arch.prior(params.get("prior"), partial(encode, params, n), arch.positive),
+        decode=decode,
+        follow=None if arch.decoder is independent else decode,
     )
 
 
 def inference_nets(arch: Architecture, layers: int) -> list[nn.Module]:
     """The modules of q(z_1 | x), q(z_2 | z_1), ..., q(z_L | z_{L-1})."""
-    return [GaussianNet(_mlp(arch, arch.encoder_hidden), arch.positive), *_latent_nets(arch, layers)]
+    first = ConditionalNet(_mlp(arch, arch.encoder_hidden), arch.positive, arch.posterior)
+    return [first, *_latent_nets(arch, layers)]
 
 
 def generative_nets(arch: Architecture, layers: int, width: int) -> list[nn.Module]:
@@ -132,17 +155,22 @@ def _mlp(arch: Architecture, widths: tuple[int, ...]) -> MLP:
 
 def _init(
     arch: Architecture, q: list[nn.Module], p: list[nn.Module], width: int, key: Array, n: Array
-) -> dict[str, list[Any]]:
+) -> Params:
     """Random kernels and zero biases; those of the n real dimensions do not depend on the padding.
 
     The decoder's last kernel is drawn with the data axis leading (prefixes of a draw are stable), and its scale, which
     the initialiser sets by the padded width, is then set by n. For what multiplies the data see `EncoderInput`.
     """
     q_key, p_key, x_key = jax.random.split(key, 3)
-    params = {
-        name: [net.init(jax.random.fold_in(side, l), jnp.zeros((1, 1))) for l, net in enumerate(nets)]
+    reads = {"q": jnp.zeros((1, 1)), "p": arch.decoder(jnp.zeros(1))}
+    params: dict[str, Any] = {
+        name: [
+            net.init(jax.random.fold_in(side, l), jnp.zeros((1, 1)) if l else reads[name]) for l, net in enumerate(nets)
+        ]
         for name, side, nets in (("q", q_key, q), ("p", p_key, p))
     }
+    if arch.prior.size:
+        params["prior"] = jnp.zeros(arch.prior.size)
     encoder, decoder = params["q"][0]["params"], params["p"][0]["params"]
     first = encoder["mlp"]["hidden_0"] if arch.encoder_hidden else encoder["head"]
     start = arch.encoder_input.start(arch.kernels, x_key, width, first["kernel"].shape[0], n)
@@ -157,9 +185,8 @@ def _apply(net: nn.Module, params: Any, h: Array) -> Any:
     return net.apply(params, h)
 
 
-def _encode(arch: Architecture, net: nn.Module, params: Params, n: Array) -> Normal:
-    mean, std = _apply(net, params["q"][0], arch.encoder_input.read(jnp.asarray(data.BITS), n)[None])
-    return Normal(mean[0], std[0])
+def _encode(arch: Architecture, net: nn.Module, params: Params, n: Array) -> Distribution:
+    return _apply(net, params["q"][0], arch.encoder_input.read(jnp.asarray(data.BITS), n)[None])
 
 
 def _conditional(side: str, layer: int, net: nn.Module, params: Params, z: Array) -> Normal:

@@ -13,7 +13,8 @@ from flax.linen.initializers import variance_scaling, zeros_init
 from jax import Array
 from jax.nn.initializers import Initializer
 
-from vae_bit.distributions import Normal
+from vae_bit.distributions import Distribution, Normal
+from vae_bit.families import Family, GaussianFamily
 
 
 def glorot(gain: float = 1.0, in_axis: int = -1, out_axis: int = -2) -> Initializer:
@@ -89,16 +90,17 @@ class MLP(nn.Module):
         return h
 
 
-class GaussianNet(nn.Module):
-    """A conditional Gaussian of one scalar, h [in, K] -> Normal of shape [1, K]; `positive` maps R to std > 0."""
+class ConditionalNet(nn.Module):
+    """A conditional distribution of one scalar, h [in, K] -> K members of a family; `positive` maps R to std > 0."""
 
     mlp: MLP
     positive: Callable[[Array], Array]
+    family: Family = GaussianFamily()
 
     @nn.compact
-    def __call__(self, h: Array) -> Normal:
-        mean, scale = jnp.split(Affine(2, self.mlp.init_kernel, name="head")(self.mlp(h)), 2)
-        return Normal(mean, self.positive(scale))
+    def __call__(self, h: Array) -> Distribution:
+        numbers = Affine(self.family.size, self.mlp.init_kernel, name="head")(self.mlp(h))
+        return self.family(numbers, self.positive)
 
 
 class ResidualGaussianNet(nn.Module):

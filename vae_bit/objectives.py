@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae_bit import data, losses
-from vae_bit.distributions import Normal, normal_kl
+from vae_bit.distributions import LOG_2PI, Distribution, Mixture, Normal, normal_kl
 from vae_bit.models import ForwardPass
 
 
@@ -23,15 +23,16 @@ class Draws(NamedTuple):
     """One step's draws from q and all that is known there; lists have one entry a layer, z_1 first.
 
     Arrays are [2, *nodes], or broadcast to that: the first axis is the data point, 0^n and 1^n. `weight` sums to 1 over
-    a point's nodes, whatever the noise is; see `mean`.
+    a point's nodes, whatever the noise is; see `mean`. Nodes are the noise's, times components of a mixture q(z_1 | x).
     """
 
-    z: list[Array]  # z_l = mean_l + std_l eps_l
+    z: list[Array]  # z_l = mean_l + std_l eps_l where q is Gaussian
     eps: list[Array]  # standard-normal noise
-    weight: Array
-    q: list[Normal]  # q(z_l | z_{l-1}), z_0 = x
-    p: list[Normal]  # p(z_l | z_{l+1}), the last being p(z_L)
-    recon: Array  # -ln p(x | z_1)
+    weight: Array  # of a mixture's draws one for each component, by its share
+    q: list[Distribution]  # q(z_l | z_{l-1}), z_0 = x
+    p: list[Distribution]  # p(z_l | z_{l+1}), the last being p(z_L)
+    recon: Array  # -ln p(x | z_1), averaged over the bits that word dropout hides
+    log_q: list[Array]  # ln q(z_l | z_{l-1})
     kl: list[Array]  # kl_l, as the recipe takes it: its mean is E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})]
     beta: Array  # the run's, times its schedule
     progress: Array  # the share of the steps that is behind
@@ -52,7 +53,7 @@ def elbo(draws: Draws) -> Array:
 
 def path(draws: Draws) -> Array:
     """The same with the path gradient, which has no noise at the exact posterior; see `losses.path_kl`."""
-    kl = sampled_kl(draws.at(draws.z), draws.eps)
+    kl = sampled_kl(draws.at(draws.z))
     return losses.loss(draws.mean(draws.recon), [draws.mean(term) for term in kl], draws.beta)
 
 
@@ -79,7 +80,7 @@ def dreg(draws: Draws) -> Array:
 
 def _log_weight(draws: Draws, forward: ForwardPass | Draws) -> Array:
     """ln w of each draw, in which beta multiplies the KL: [2, groups, k]."""
-    return -losses.loss(forward.recon, sampled_kl(forward, draws.eps), draws.beta)
+    return -losses.loss(forward.recon, sampled_kl(forward), draws.beta)
 
 
 def _negative(draws: Draws, bound: Array) -> Array:
@@ -89,6 +90,8 @@ def _negative(draws: Draws, bound: Array) -> Array:
 
 def _grouped(draws: Draws) -> Draws:
     """The draws, if they are groups of independent ones; ValueError else, for a grid too, whose axes are the layers."""
+    if isinstance(draws.q[0], Mixture):
+        raise ValueError("posterior: got a mixture, expected one draw from q at a time for a bound on several draws")
     if draws.weight.ndim != 3 or any(eps.shape != draws.weight.shape for eps in draws.eps):
         raise ValueError(
             f"noise: got nodes of shape {draws.weight.shape[1:]}, expected groups of independent draws for a bound on "
@@ -97,26 +100,31 @@ def _grouped(draws: Draws) -> Draws:
     return draws
 
 
-Kl = Callable[[ForwardPass, list[Array]], list[Array]]  # of the layers, given a pass and its noise
+Kl = Callable[[ForwardPass], list[Array]]  # of the layers, given a pass
 
 
-def closed_kl(forward: ForwardPass, eps: list[Array]) -> list[Array]:
-    """KL(q(z_L | z_{L-1}) || p(z_L)) in closed form, -H(q) - ln p below the top; broadcast to [2, *nodes]."""
-    *below, (_, q, p) = _by_layer(forward)
-    return [*(losses.entropy_form_kl(*layer) for layer in below), normal_kl(q, p)]
+def closed_kl(forward: ForwardPass) -> list[Array]:
+    """What of `sampled_kl` has a closed form: KL(q(z_L | z_{L-1}) || p(z_L)) of two Gaussians, and the entropy of one.
+
+    Broadcast to [2, *nodes].
+    """
+    *below, (z, q, p, log_q) = _by_layer(forward)
+    closed = isinstance(q, Normal) and isinstance(p, Normal)
+    top = normal_kl(*(Normal(*(field[..., None] for field in end)) for end in (q, p))) if closed else None
+    return [*(_entropy_form(*layer) for layer in below), _entropy_form(z, q, p, log_q) if top is None else top]
 
 
-def sampled_kl(forward: ForwardPass | Draws, eps: list[Array]) -> list[Array]:
+def _entropy_form(z: Array, q: Distribution, p: Distribution, log_q: Array) -> Array:
+    """-H(q) - ln p(z), if q is Gaussian."""
+    negentropy = -jnp.log(q.std) - 0.5 * (1.0 + LOG_2PI) if isinstance(q, Normal) else log_q
+    return negentropy - p.log_prob(z)
+
+
+def sampled_kl(forward: ForwardPass | Draws) -> list[Array]:
     """ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1}), at whatever latents the pass has."""
-    return [losses.sampled_kl(*layer) for layer in _by_layer(forward)]
+    return [log_q - p.log_prob(z) for z, _, p, log_q in _by_layer(forward)]
 
 
-def drawn_kl(forward: ForwardPass, eps: list[Array]) -> list[Array]:
-    """`sampled_kl` at z = mean + std * eps, where ln q = -H(q) + (1 - eps^2) / 2 needs no division."""
-    kl = [losses.entropy_form_kl(*layer) for layer in _by_layer(forward)]
-    return [kl_l + 0.5 * (1.0 - jnp.square(eps_l)) for kl_l, eps_l in zip(kl, eps, strict=True)]
-
-
-def _by_layer(forward: ForwardPass | Draws) -> list[tuple[Array, Normal, Normal]]:
-    """z_l, q and p of every layer, each as events of size 1."""
-    return list(zip(*jax.tree.map(lambda a: a[..., None], (forward.z, forward.q, forward.p)), strict=True))
+def _by_layer(forward: ForwardPass | Draws) -> list[tuple[Array, Distribution, Distribution, Array]]:
+    """z_l, q, p and ln q of every layer."""
+    return list(zip(forward.z, forward.q, forward.p, forward.log_q, strict=True))

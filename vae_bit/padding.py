@@ -1,4 +1,4 @@
-"""What makes runs of different n one program: arrays padded to a common width, and logits that count up to n alone."""
+"""What makes runs of different n one program: arrays padded to a common width; and logits in blocks of columns."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from vae_bit import data, settings
-from vae_bit.distributions import softplus
 
 CPU_BLOCK_LOGITS = 1 << 19  # of one run in flight: 2^18 to 2^20 are within 3 %, 2^17 takes a fifth longer
 FEWEST_COLUMNS = 16  # in a block: each reads the decoder's parameters once
@@ -38,26 +37,19 @@ def pad(params: Any, like: Any) -> Any:
     return jax.tree.map(grow, params, like)
 
 
-def recon(logits: Callable[[Array], Array], n: Array, z: Array) -> Array:
-    """-ln p(x | z_1) of the two points, each at its own z_1 [2, *nodes], for logits: [K] -> [width, K].
+def by_columns(cost: Callable[[Array, Array], Array], width: int, z: Array) -> Array:
+    """cost(z_1, 1 - 2 x_i) [K] -> [K] of the two points, each at its own z_1 [2, *nodes], for logits of `width` rows.
 
-    -ln Bernoulli(x_i; logit_i) = softplus((1 - 2 x_i) logit_i), and all dimensions of a data point are one bit. Written
-    so, no array of the logits' shape stays the same from step to step: it would be read from memory in each. Nor does
-    one outlive its block of columns: the gradient computes a block again.
+    Written so, no array of the logits' shape stays the same from step to step: it would be read from memory in each.
+    Nor does one outlive its block of columns: the gradient computes a block again.
     """
     sign = jnp.repeat(jnp.asarray(1.0 - 2.0 * data.BITS, z.dtype), z.size // data.POINTS)
-    width = jax.eval_shape(logits, z.ravel()).shape[0]
-    real = data.mask(n, width)[:, None] > 0.0
-
-    def energy(block: tuple[Array, Array]) -> Array:
-        z, sign = block
-        return jnp.sum(softplus(jnp.where(real, sign[None] * logits(z), -jnp.inf)), axis=0)
-
     blocks = _blocks(width, z.size)
     if blocks == 1:
-        return energy((z.ravel(), sign)).reshape(z.shape)
+        return cost(z.ravel(), sign).reshape(z.shape)
     columns = [jnp.pad(a, (0, -a.size % blocks)).reshape(blocks, -1) for a in (z.ravel(), sign)]
-    return jax.lax.map(jax.checkpoint(energy), columns).ravel()[: z.size].reshape(z.shape)
+    block = jax.checkpoint(lambda columns: cost(*columns))
+    return jax.lax.map(block, columns).ravel()[: z.size].reshape(z.shape)
 
 
 def _blocks(width: int, columns: int) -> int:

@@ -25,7 +25,7 @@ from vae_bit.architecture import (
     zero_column,
 )
 from vae_bit.models import Build
-from vae_bit.networks import GaussianNet, ResidualGaussianNet, elu
+from vae_bit.networks import ConditionalNet, ResidualGaussianNet, elu
 from vae_bit.store.describe import label
 from vae_bit.training import Recipe
 
@@ -72,14 +72,14 @@ ORIGINAL = Preset(
         kernels=GLOROT,
         logit_gain=1.0,
         positive=softplus_std,
-        latent=GaussianNet,
+        latent=ConditionalNet,
         encoder_input=EncoderInput(read_sum, mean_column),
     ),
     Recipe(
         objective=objectives.elbo,
         noise=noise.iid,
         samples=500,
-        kl=objectives.drawn_kl,
+        kl=objectives.sampled_kl,
         optimizer=partial(adam, b1=0.9, b2=0.999),
         schedule=post_decay,
         beta_schedule=constant,

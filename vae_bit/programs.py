@@ -15,13 +15,13 @@ import numpy as np
 from jax.extend.core import subjaxprs
 from jax.sharding import AxisType, PartitionSpec
 
-from vae_bit import exact, models, padding, settings, training
+from vae_bit import exact, models, noise, padding, settings, training
 from vae_bit.exact import GRIDS, Evaluation
 from vae_bit.marginals import Grids
 from vae_bit.models import Build, Model, Params
 from vae_bit.training import Metrics, Recipe, Run, State
 
-KINDS = (np.int32, np.uint32, np.float32, np.float32)  # of a Run's fields on the devices
+KINDS = (np.int32, np.uint32, np.float32, np.float32, np.float32)  # of a Run's fields on the devices
 CPU_CHUNK_BYTES = 5 << 20  # a device's share of a chunk: half takes a tenth longer at large n or L, 8 MiB no less
 ACCELERATOR_CHUNK_BYTES = 8 << 30
 FEWEST = 2  # runs a device in a chunk: a batch of one takes half as long again a run
@@ -38,6 +38,9 @@ class Labels(NamedTuple):
     preset: str
     objective: str
     optimizer: str
+    posterior: str
+    prior: str
+    decoder: str
 
 
 class Group(NamedTuple):
@@ -89,9 +92,12 @@ def chunk_size(model: Model, recipe: Recipe, width: int) -> int:
     params, held = state.params, sum(leaf.size for leaf in jax.tree.leaves(state))
     draw = jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples))
     eps, weight = jax.eval_shape(draw, training.step_keys(0, 0))
-    outputs = _outputs(model.decode, params, jax.ShapeDtypeStruct((eps[0].size,), np.float32))
+    forward, drawn = jax.eval_shape(partial(models.forward, model), params, *run[:1], run[-1], noise.Noise(eps, weight))
+    columns = jax.ShapeDtypeStruct((forward.z[0].size,), np.float32)
+    outputs = _outputs(model.decode, params, columns)
+    outputs += _outputs(model.follow, params, columns, columns) if model.follow else 0
     for conditional in (*model.up, *model.down):
-        outputs += _outputs(conditional, params, jax.ShapeDtypeStruct((weight.size,), np.float32))
+        outputs += _outputs(conditional, params, jax.ShapeDtypeStruct((drawn.weight.size,), np.float32))
     budget = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
     return jax.local_device_count() * max(FEWEST, budget // (4 * (held + 3 * outputs)))
 
@@ -213,8 +219,10 @@ def _compile_evaluate(model: Model, width: int, grids: Grids, size: int) -> Eval
 
 
 def _evaluate(model: Model, grids: Grids, params: Params, run: Run) -> Evaluation:
-    params, beta = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, run.beta))
-    return exact.evaluate_on(grids, models.scalar_vae(model, params, run.n), beta)
+    params, beta, word_dropout = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64), (params, run.beta, run.word_dropout)
+    )
+    return exact.evaluate_on(grids, models.scalar_vae(model, params, run.n, word_dropout), beta)
 
 
 def padded(runs: Run, where: slice, length: int) -> Run:

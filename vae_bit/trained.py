@@ -13,7 +13,7 @@ from jax import Array
 from rich.console import Console
 
 from vae_bit import exact, models, padding, settings, summary
-from vae_bit.distributions import Normal
+from vae_bit.distributions import Distribution
 from vae_bit.exact import Densities, Evaluation, ScalarVAE
 from vae_bit.marginals import Grids
 from vae_bit.models import Build, Model, Params
@@ -37,17 +37,19 @@ class TrainedModel(NamedTuple):
         """Its functions, for n dimensions."""
         return self.build(self.row["layers"], self.row["n"])
 
-    def encode(self) -> Normal:
+    def encode(self) -> Distribution:
         """q(z_1 | x) at 0^n and 1^n: [2]."""
         return self._exactly(lambda params: models.encode(self.model, params, self.row["n"]))
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """The logits of p(x_i = 1 | z_1): z_1 [K] -> [n, K]."""
-        return self._exactly(lambda params: self.model.decode(params, jnp.asarray(z, jnp.float64)))
+        """The logits of p(x_i = 1 | z_1), whatever the bits before are: z_1 [K] -> [n, K]."""
+        nodes = np.asarray(z, np.float64)
+        return self._exactly(lambda params: models.marginal_logits(self.model, params, jnp.asarray(nodes)))
 
     def sample(self, count: int, seed: int = 0) -> np.ndarray:
         """Ancestral samples x: [n, count], 0 or 1."""
-        return self._exactly(lambda params: models.sample(self.model, params, jax.random.key(seed), count))
+        key = jax.random.key(seed)
+        return self._exactly(lambda params: models.sample(self.model, params, self.row["n"], key, count))
 
     def densities(self, *grids: np.ndarray) -> Densities:
         """The densities of every layer's latent on a grid [K_l] each, z_1 first; see `exact.Densities`."""
@@ -76,13 +78,15 @@ class TrainedModel(NamedTuple):
         """The exact figures, at the run's own beta unless given."""
         weight = float(self.row["beta"] if beta is None else beta)
         return exact.refine(
-            lambda grids: self._exactly(lambda p: _evaluate(self.model, grids, p, self.row["n"], weight))
+            lambda grids: self._exactly(
+                lambda p: _evaluate(self.model, grids, p, self.row["n"], self.row["word_dropout"], weight)
+            )
         )
 
     def scalar_vae(self) -> ScalarVAE:
         """The model as functions for `exact`; call them where JAX has float64."""
         with settings.fixed(x64=True):
-            return models.scalar_vae(self.model, self._double(), self.row["n"])
+            return models.scalar_vae(self.model, self._double(), self.row["n"], self.row["word_dropout"])
 
     def __repr__(self) -> str:
         return f"TrainedModel({', '.join(f'{name}={self.row[name]}' for name in KEYS)})"
@@ -96,17 +100,13 @@ class TrainedModel(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(model: Model, grids: Grids, params: Params, n: int, beta: float) -> Evaluation:
-    return exact.evaluate_on(grids, models.scalar_vae(model, params, n), beta)
+def _evaluate(model: Model, grids: Grids, params: Params, n: int, word_dropout: float, beta: float) -> Evaluation:
+    return exact.evaluate_on(grids, models.scalar_vae(model, params, n, word_dropout), beta)
 
 
 @partial(jax.jit, static_argnums=0)
 def _densities(model: Model, params: Params, n: int, grids: tuple[Array, ...]) -> Densities:
-    """Of a latent in units of its prior, as `models.scalar_vae` has the top one, back to its own."""
-    mean, std = model.prior(params)
-    found = exact.densities(models.scalar_vae(model, params, n), [*grids[:-1], (grids[-1] - mean) / std])
-    parts = {name: getattr(found, name) for name in ("q", "aggregate", "p", "posterior")}
-    return found._replace(**{name: (*rows[:-1], rows[-1] / std) for name, rows in parts.items()})
+    return exact.densities(models.scalar_vae(model, params, n, 0.0), grids)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -116,11 +116,11 @@ def _top_density(model: Model, params: Params, n: int, z: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _probability(model: Model, params: Params, n: int, z: Array) -> Array:
-    chain, (mean, std) = models.scalar_vae(model, params, n), model.prior(params)
+    chain = models.scalar_vae(model, params, n, 0.0)
     width = chain.mask.size
 
     def block(i: Array) -> Array:
-        return exact.expectation(chain, lambda z_1: jax.nn.sigmoid(chain.logits(z_1)[i]), (z - mean) / std)
+        return exact.expectation(chain, lambda z_1: jax.nn.sigmoid(chain.logits(z_1)[i]), z)
 
     blocks = np.resize(np.arange(width), (-(-width // DIMENSIONS), min(DIMENSIONS, width)))
     return jax.lax.map(block, blocks).reshape(-1, z.size)[:width]

@@ -23,6 +23,7 @@ class Run(NamedTuple):
     seed: Array
     beta: Array
     learning_rate: Array
+    word_dropout: Array  # rate at which x_{i-1} is hidden from a decoder that sees it
 
 
 Optimizer = Callable[[optax.Schedule], optax.GradientTransformation]  # such as optax.lion: of the learning rate
@@ -81,8 +82,8 @@ def optimizer(recipe: Recipe, run: Run) -> optax.GradientTransformationExtraArgs
 
 def draws(model: Model, recipe: Recipe, params: Params, step: Array, run: Run) -> Draws:
     """What the objective sees of a step."""
-    eps, weight = jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples))(step_keys(run.seed, step))
-    forward = models.forward(model, params, run.n, eps)
+    nodes = jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples))(step_keys(run.seed, step))
+    forward, (eps, weight) = models.forward(model, params, run.n, run.word_dropout, nodes)
     return Draws(
         z=forward.z,
         eps=eps,
@@ -90,10 +91,11 @@ def draws(model: Model, recipe: Recipe, params: Params, step: Array, run: Run) -
         q=forward.q,
         p=forward.p,
         recon=forward.recon,
-        kl=recipe.kl(forward, eps),
+        log_q=forward.log_q,
+        kl=recipe.kl(forward),
         beta=run.beta * recipe.beta_schedule(recipe.steps)(step),
         progress=step / recipe.steps,
-        at=partial(models.densities, model, params, run.n),
+        at=partial(models.densities, model, params, run.n, run.word_dropout),
     )
 
 

@@ -1,0 +1,165 @@
+"""Families of q(z_1 | x) and p(z_L): how many numbers a member takes, and which distribution of a scalar these make.
+
+Numbers of 0 make about N(0, 1), where training begins. One of your own is a frozen dataclass like these; it gives
+whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.special import ndtri
+
+from vae_bit.distributions import Distribution, Drawn, Flow, Mixture, Normal
+
+Positive = Callable[[Array], Array]  # from a number to a standard deviation or a slope
+
+
+class Family(Protocol):
+    """Distributions of a scalar, K of them from numbers [size, K]."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers a member takes."""
+        ...
+
+    def __call__(self, numbers: Array, positive: Positive) -> Distribution:
+        """The members with these numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class GaussianFamily:
+    """N(mean, std^2)."""
+
+    size = 2
+
+    def __call__(self, numbers: Array, positive: Positive) -> Normal:
+        """From a mean and what `positive` makes a standard deviation of."""
+        return Normal(numbers[0], positive(numbers[1]))
+
+
+@dataclass(frozen=True)
+class MixtureFamily:
+    """Mixtures of Gaussians, which begin as the slices of N(0, 1) of equal probability: equal ones would stay equal."""
+
+    components: int
+
+    @property
+    def size(self) -> int:
+        """A logit, a mean and a standard deviation for each component."""
+        return 3 * self.components
+
+    def __call__(self, numbers: Array, positive: Positive) -> Mixture:
+        """Each field [K, components]."""
+        logits, mean, scale = jnp.split(numbers.T, 3, axis=1)
+        middle = ndtri((np.arange(self.components) + 0.5) / self.components)
+        std = np.sqrt(1.0 - np.mean(np.square(middle)))
+        return Mixture(logits, mean + middle, std * positive(scale))
+
+
+@dataclass(frozen=True)
+class FlowFamily:
+    """Monotone splines of N(0, 1): knots at even noise from -4 to 4, whose heights and slopes are free."""
+
+    bins: int = 8
+
+    @property
+    def size(self) -> int:
+        """The middle's height, the climb of each bin and the slope at each knot."""
+        return 2 * self.bins + 2
+
+    def __call__(self, numbers: Array, positive: Positive) -> Flow:
+        """Each field [K, bins + 1]."""
+        middle, climb, slope = jnp.split(numbers.T, [1, self.bins + 1], axis=1)
+        eps = np.linspace(-4.0, 4.0, self.bins + 1)
+        y = jnp.pad(jnp.cumsum(positive(climb) * np.diff(eps), axis=1), ((0, 0), (1, 0)))
+        return Flow(jnp.broadcast_to(jnp.asarray(eps, y.dtype), y.shape), middle + y - y[:, self.bins // 2, None], positive(slope))
+
+
+class Prior(Protocol):
+    """p(z_L), from parameters of its own [size] and, if it asks for it, from q(z_1 | x) at the two points."""
+
+    @property
+    def size(self) -> int:
+        """How many parameters it has."""
+        ...
+
+    def check(self, layers: int) -> None:
+        """ValueError where it is none of a model with so many layers."""
+        ...
+
+    def __call__(self, own: Array | None, posterior: Callable[[], Distribution], positive: Positive) -> Distribution:
+        """The prior with these parameters."""
+        ...
+
+
+@dataclass(frozen=True)
+class StandardPrior:
+    """N(0, 1)."""
+
+    size = 0
+
+    def check(self, layers: int) -> None:
+        """It is one of any model."""
+
+    def __call__(self, own: Array | None, posterior: Callable[[], Distribution], positive: Positive) -> Normal:
+        """N(0, 1), whatever the parameters."""
+        return Normal(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class LearnedPrior:
+    """A member of a family, whose numbers are trained."""
+
+    family: Family
+
+    @property
+    def size(self) -> int:
+        """As many as the family's."""
+        return self.family.size
+
+    def check(self, layers: int) -> None:
+        """It is one of any model."""
+
+    def __call__(self, own: Array, posterior: Callable[[], Distribution], positive: Positive) -> Distribution:
+        """The member with these numbers."""
+        return jax.tree.map(lambda field: field[0], self.family(own[:, None], positive))
+
+
+@dataclass(frozen=True)
+class VampPrior:
+    """q(z), the mean of q(z | x) over the data, which for two points is the VampPrior (Tomczak and Welling 2018)."""
+
+    size = 0
+
+    def check(self, layers: int) -> None:
+        """It is one of a model with one layer."""
+        if layers > 1:
+            raise ValueError(f"prior: got vamp with {layers} layers, expected layers=1, where q(z) is known")
+
+    def __call__(self, own: Array | None, posterior: Callable[[], Distribution], positive: Positive) -> "Aggregate":
+        """The aggregate of the posteriors."""
+        return Aggregate(posterior())
+
+
+class Aggregate(NamedTuple):
+    """The mean of the distributions of D data points, one a scalar's: p has leading axes [D]."""
+
+    p: Distribution
+
+    def log_prob(self, z: Array) -> Array:
+        """ln mean_k p_k(z), elementwise."""
+        each = self.p.log_prob(z[..., None])
+        return jax.nn.logsumexp(each, axis=-1) - np.log(each.shape[-1])
+
+    def draw(self, eps: Array) -> Drawn:
+        """A draw of each data point's, and of each component of it, on one last axis."""
+        z, _, weight = self.p.draw(eps[..., None])
+        share = jnp.broadcast_to(weight / z.shape[eps.ndim], z.shape[eps.ndim :]).ravel()
+        z = z.reshape(*eps.shape, -1)
+        return Drawn(z, self.log_prob(z), share)
