@@ -34,6 +34,7 @@ from vae_bit.marginals import (
     prior_row,
     real_logits,
     spread,
+    start,
 )
 from vae_bit.quadrature import adapt, lookup, mass_defect, nodes, peaks, resample, tabulate
 
@@ -118,7 +119,7 @@ def evaluate_on(grids: Grids, chain: ScalarVAE, beta: float | Array = 1.0) -> Ev
     q_marginals, (p_marginals, energy) = inference_marginals(chain, grids), generative_marginals(chain, grids)
     recon, distortion, recon_defect = _recon(chain, q_marginals[0])
     kl, kl_defect = _kl(chain, q_marginals, grids)
-    information, marginal_kl, cross, top_defect = _surgery(chain, q_marginals[-1])
+    information, marginal_kl, cross, top_defect = _surgery(chain, q_marginals[-1], grids)
     kl = kl.at[-1].add(-cross)
     log_p = _log_evidence(p_marginals[0], energy)
     nll = -jnp.mean(log_p)
@@ -185,8 +186,8 @@ def expectation(chain: ScalarVAE, f: Callable[[Array], Array], z: Array) -> Arra
     starts = [z]
     for p in reversed(chain.p):
         starts.insert(0, resample(spread(given(p, starts[0]), REACH), GRIDS[1].outer))
-    for p, start in zip(chain.p, starts, strict=False):
-        below = tabulate(*adapt(lambda z, f=f: (f(z), f(z)), start, PASSES))
+    for p, edges in zip(chain.p, starts, strict=False):
+        below = tabulate(*adapt(lambda z, f=f: (f(z), f(z)), edges, PASSES))
         f = lambda z, p=p, below=below: _expect(partial(lookup, below), given(p, z), GRIDS[0])[0]  # noqa: E731
     return f(z)
 
@@ -258,9 +259,9 @@ def _expect(f: Callable[[Array], Array], normal: Normal, grids: Grids) -> tuple[
         values = jnp.concatenate([density, density * f(normal.mean[:, None] + normal.std[:, None] * t)])
         return values, values
 
-    start = REACH * jnp.linspace(-1.0, 1.0, grids.inner + 1, dtype=normal.mean.dtype)
-    start = jnp.broadcast_to(start, (*normal.mean.shape, start.size))
-    edges, values = adapt(integrand, start, INNER_PASSES + 1)  # no peak leads to a step of f
+    even = REACH * jnp.linspace(-1.0, 1.0, grids.inner + 1, dtype=normal.mean.dtype)
+    even = jnp.broadcast_to(even, (*normal.mean.shape, even.size))
+    edges, values = adapt(integrand, even, INNER_PASSES + 1)  # no peak leads to a step of f
     mass, *sums = jnp.sum(values * nodes(edges)[1][None], axis=-1)
     return jnp.stack(sums) / mass[None], jnp.abs(mass * np.exp(-0.5 * LOG_2PI) - 1.0)
 
@@ -282,7 +283,7 @@ def _activity(q: Marginal) -> Array:
     return jnp.var(jnp.sum(_mass(jnp.exp(q.at_nodes), q.edges) * z[None], axis=-1))
 
 
-def _surgery(chain: ScalarVAE, q: Marginal) -> tuple[Array, Array, Array, Array]:
+def _surgery(chain: ScalarVAE, q: Marginal, grids: Grids) -> tuple[Array, Array, Array, Array]:
     """I_q(x; z_L), KL(q(z_L) || p(z_L)) and E_q[ln p(z_L)], from ln q(z_L | x_k); and the defect of their masses.
 
     A Gaussian prior is smooth wherever q is; of any other the grid must resolve what it makes of q, and itself.
@@ -290,8 +291,9 @@ def _surgery(chain: ScalarVAE, q: Marginal) -> tuple[Array, Array, Array, Array]
     prior = known(prior_row(chain), q.edges)
     edges, log_q, log_p, defect = q.edges, q.at_nodes, prior.at_nodes, _defect(q)
     if not isinstance(chain.prior, Normal):
-        knots = jnp.concatenate([q.edges, spread(prior.rows, REACH, q.edges.size)])
-        edges, (log_q, log_p) = adapt(partial(_contrast, q, prior), resample(knots, q.edges.size - 1), PASSES)
+        own = start(prior.rows, REACH, grids)
+        knots = resample(jnp.concatenate([q.edges, own]), q.edges.size + own.size - 2)
+        edges, (log_q, log_p) = adapt(partial(_contrast, q, prior), knots, PASSES)
         defect = jnp.max(mass_defect(jnp.exp(jnp.concatenate([log_q, log_p])), edges))
     log_aggregate = jax.nn.logsumexp(log_q, axis=0) - jnp.log(log_q.shape[0])
     mass = _mass(jnp.exp(log_q), edges) / log_q.shape[0]

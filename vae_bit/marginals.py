@@ -22,6 +22,7 @@ PASSES = 5  # evaluations on a grid of one latent, the last of which counts
 INNER_PASSES = 5
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 BLUR = 0.25  # of the way that a panel's nodes go: a sum over them of Gaussians that much wider is smooth to about 1e-4
+PARAMETERS = 12  # of a family that is no Gaussian, for which the panels of a grid of one latent do
 CHUNK = 64  # decoder inputs evaluated at a time
 
 
@@ -138,8 +139,10 @@ def _chunked(f: Callable[[Array], Array], z: Array) -> Array:
 def inference_marginals(chain: ScalarVAE, grids: Grids) -> list[Marginal]:
     """ln q(z_l | x_k), l = 1..L, D densities each."""
     q = chain.q_data
-    edges = resample(spread(q, REACH), grids.outer)
-    if not isinstance(q, Normal):
+    if isinstance(q, Normal):
+        edges = resample(spread(q, REACH), grids.outer)
+    else:
+        edges = start(q, REACH, grids)
         edges, _ = adapt(partial(_surprise, known(q, edges)), edges, PASSES)
     marginals = [known(q, edges)]
     for kernel in chain.q:
@@ -150,7 +153,10 @@ def inference_marginals(chain: ScalarVAE, grids: Grids) -> list[Marginal]:
 def generative_marginals(chain: ScalarVAE, grids: Grids) -> tuple[list[Marginal], Array]:
     """ln p(z_l), l = 1..L, and -ln p(x_k | z_1) at the nodes of the first, whose grid also resolves p(z_1 | x_k)."""
     reach, prior = _prior_reach(chain), prior_row(chain)
-    edges = resample(spread(prior, reach, grids.outer + 1), grids.outer)
+    if isinstance(chain.prior, Normal):
+        edges = resample(spread(prior, reach, grids.outer + 1), grids.outer)
+    else:
+        edges = start(prior, reach, grids)
     energy = partial(energies, chain)
     if not chain.p:
         edges, values = adapt(partial(_tempered, known(prior, edges).log_prob, energy), edges, PASSES)
@@ -189,8 +195,8 @@ def push(
         log_kernel = broad.log_prob(target[:, None])
         return jax.nn.logsumexp(log_mass[:, None] + log_kernel[None], axis=-1)
 
-    start = resample(spread(normals, reach), grids.outer)
-    edges, values = adapt(partial(_tempered, sketch, energy or _nothing), start, PASSES)
+    edges = resample(spread(normals, reach), grids.outer)
+    edges, values = adapt(partial(_tempered, sketch, energy or _nothing), edges, PASSES)
     exact = partial(_mixture, grids.inner, source.of_row, kernel, below, normals, nodes(edges)[0])
     return interpolated(edges, jax.vmap(exact)(source.rows)), values
 
@@ -265,6 +271,17 @@ def spread(family: Any, reach: float | Array, count: int = 17) -> Array:
     return draws(family, reach * jnp.linspace(-1.0, 1.0, count, dtype=jax.tree.leaves(family)[0].dtype)).ravel()
 
 
+def start(family: Any, reach: float | Array, grids: Grids) -> Array:
+    """Edges to start from for m distributions of any family, more of them the more parameters there are.
+
+    The noises are dense around 0 and geometric far out, as one component may be narrow and its neighbour broad.
+    """
+    size = sum(leaf.size for leaf in jax.tree.leaves(family))
+    end = jnp.arcsinh(jnp.asarray(reach, jax.tree.leaves(family)[0].dtype))
+    t = jnp.sinh(end * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=end.dtype))
+    return resample(draws(family, t).ravel(), grids.outer * -(-size // PARAMETERS))
+
+
 def _prior_reach(chain: ScalarVAE) -> Array:
     """Radius R such that noise with |t| > R, of the prior's draws or of a kernel's, adds nothing to ln p(x_k).
 
@@ -272,7 +289,8 @@ def _prior_reach(chain: ScalarVAE) -> Array:
     cost is within 45 nats of the lowest, whichever component of the prior one starts from.
     """
     prior = prior_row(chain)
-    t = jnp.sinh(jnp.linspace(-5.5, 5.5, 2 * CHUNK, dtype=chain.dtype))
+    far = 1 if isinstance(chain.prior, Normal) else 2  # 122 or 3e4: a component may be as narrow as 1e-3
+    t = jnp.sinh(far * jnp.linspace(-5.5, 5.5, far * 2 * CHUNK, dtype=chain.dtype))
     paths, still = draws(prior, t)[0].T.ravel(), draws(prior, jnp.zeros_like(t[:1]))[0, 0]  # `still`: without noise
     count = still.size
     for p in reversed(chain.p):
