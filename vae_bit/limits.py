@@ -99,7 +99,8 @@ def mixture(n: ArrayLike, components: int, beta: ArrayLike = 1.0) -> MixtureLimi
     if np.any(ratio > MOST_RATIO):
         raise ValueError(f"n / beta must be at most {MOST_RATIO}, got {np.max(ratio)}")
     opened, index = np.unique(ratio, return_inverse=True)
-    found = [best_codes(float(r), int(components)) if r > 1.0 else collapsed(int(components)) for r in opened]
+    none = collapsed(int(components))
+    found = [best_codes(float(r), int(components)) if r > 1.0 else none for r in opened] or [none]
     _, recon, kl, *code = (np.stack(field)[index.reshape(ratio.shape)] for field in zip(*found, strict=True))
     recon = np.where(ratio > 1.0, beta * recon, n * LN2)
     return MixtureLimit(recon + beta * kl, recon, kl, *code)
