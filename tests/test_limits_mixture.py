@@ -158,11 +158,37 @@ def test_the_grid_holds_at_every_n(n, monkeypatch):
 def test_gradient_of_the_search():
     grid = mixture_codes._grid(7.0, 3)
     parameters = np.array([0.2, -0.5, 0.4, 1.0, 2.5, 3.1, -2.2, -1.1, -0.7])
-    value, gradient = mixture_codes._charged_loss(parameters, grid, 2.0)
-    differences = approx_fprime(parameters, lambda p: mixture_codes._charged_loss(p, grid, 2.0)[0], 1e-7)
+    value, gradient = mixture_codes._charged_loss(parameters, grid)
+    differences = approx_fprime(parameters, lambda p: mixture_codes._charged_loss(p, grid)[0], 1e-7)
     np.testing.assert_allclose(gradient, differences, atol=1e-6)
     direct = np.concatenate([parameters[:3], grid.scale * np.sinh(parameters[3:6]), parameters[6:]])
-    assert 2.0 + value == pytest.approx(mirrored(7.0, direct), rel=1e-9)
+    assert value == pytest.approx(mirrored(7.0, direct), rel=1e-9)
+
+
+def test_a_search_gains_nothing_where_its_grid_is_blind():
+    """Codes with one of two components far away or narrower than the grid cost more than the optimum."""
+    best, grid = mixture(5.0, 2), mixture_codes._grid(5.0, 2)
+    honest = np.concatenate([np.log(best.weight), np.arcsinh(best.mean / grid.scale), np.log(best.std)])
+    assert mixture_codes._charged_loss(honest, grid)[0] == pytest.approx(best.loss, rel=1e-13)
+    for component in (0, 1):
+        for field, value in ((1, 40.0), (2, -20.0)):
+            for logit in (-1.0, 0.0, 3.0):
+                hidden = honest.copy().reshape(3, 2)
+                hidden[field, component], hidden[0, component] = value, logit
+                assert mixture_codes._charged_loss(hidden.ravel(), grid)[0] > best.loss + 0.1
+    reverse = mixture_codes._search(mixture_codes._Codes(*(field[::-1] for field in best[4:])), grid)
+    np.testing.assert_allclose(reverse, best[4:], atol=1e-7)
+
+
+def test_the_code_opens_slowly():
+    """Just above n = 1 the loss turns with the slope ln 2 - I, and I falls by no more than a third for each tenth."""
+    excess = np.array([[1e-4, 1e-5, 1e-6, 1e-7]]) * np.array([[1.0], [1.5]])
+    best = mixture(1.0 + excess, 2)
+    saved, held = (1.0 + excess) * LN2 - best.loss, best.information
+    slope = np.diff(saved, axis=0) / np.diff(excess, axis=0)
+    assert np.all((held[:1] < slope) & (slope < held[1:]))
+    assert np.all((held[:, 1:] > 0.67 * held[:, :-1]) & (held[:, 1:] < held[:, :-1]))
+    assert np.all(held > 5.0 * mixture(1.0 + excess, 1).information)
 
 
 def test_collapse_up_to_n_equal_to_beta():

@@ -43,6 +43,7 @@ class _Grid(NamedTuple):
     z: Array
     weight: Array
     log_prior: Array
+    charge: float  # for each unit of q(z | x_1) that the rule does not see
 
 
 @cache
@@ -88,36 +89,34 @@ def _with_halves(codes: _Codes, shift: float) -> _Codes:
 def _grid(ratio: float, components: int) -> _Grid:
     """The narrowest component about halves with each further one; all, and the turns of ln q, narrow as ratio grows.
 
-    So the rule holds at every ratio: at half the step no loss moves by more than 1e-14 of itself.
+    So the rule holds at every ratio: at half the step no loss moves by more than 1e-14 of itself. But it does not see a
+    component much narrower than the step, or far away. With a charge of 1 above one Gaussian's loss hiding never pays.
     """
     scale, step = 2.0**-components, _STEP / (8.0 + np.log(ratio))
     last = np.ceil(np.arcsinh(_FAR / scale) / step)
     u = step * np.arange(-last, last + 1.0)
     z = scale * np.sinh(u)
-    return _Grid(ratio, scale, z, step * scale * np.cosh(u), -np.square(z) / 2.0 - np.log(2.0 * np.pi) / 2.0)
+    log_prior = -np.square(z) / 2.0 - np.log(2.0 * np.pi) / 2.0
+    t = best_ratio(np.array(ratio), np.ones(()))
+    charge = 1.0 + float(ratio * conditional_entropy(t) + np.log1p(t) / 2.0)
+    return _Grid(ratio, scale, z, step * scale * np.cosh(u), log_prior, charge)
 
 
 def _search(start: _Codes, grid: _Grid) -> _Codes:
-    """The minimum near `start`, by BFGS on the logits of the weights, asinh(mean / scale) and ln std.
-
-    The trapezoid rule does not see a component that is too narrow or too far away. So each unit of q(z | x_1) that it
-    misses is charged c, J = c + int q_1 (g - c): with c a unit above one Gaussian's loss, hiding never pays.
-    """
+    """The minimum near `start`, by BFGS on the logits of the weights, asinh(mean / scale) and ln std."""
     from scipy.optimize import minimize  # a third of a second, which no one else should wait for
 
-    t = best_ratio(np.array(grid.ratio), np.ones(()))
-    charge = 1.0 + float(grid.ratio * conditional_entropy(t) + np.log1p(t) / 2.0)
     first = np.concatenate([np.log(start.weight), np.arcsinh(start.mean / grid.scale), np.log(start.std)])
     # Near ratio = 1 all that can be saved is of the order of ratio - 1.
     options = {"gtol": 1e-8 * min(grid.ratio - 1.0, 1.0), "maxiter": 1000}
-    found = minimize(_charged_loss, first, (grid, charge), "BFGS", jac=True, options=options).x
+    found = minimize(_charged_loss, first, (grid,), "BFGS", jac=True, options=options).x
     logits, place, log_std = found.reshape(3, -1)
     codes = _Codes(np.exp(logits - np.logaddexp.reduce(logits)), grid.scale * np.sinh(place), np.exp(log_std))
     return _Codes(*(field[np.argsort(codes.mean)] for field in codes))
 
 
-def _charged_loss(parameters: Array, grid: _Grid, charge: float) -> tuple[float, Array]:
-    """int q_1 (g - charge), g = ratio softplus(ln q_0 - ln q_1) + ln q_1 - ln p, and its gradient.
+def _charged_loss(parameters: Array, grid: _Grid) -> tuple[float, Array]:
+    """c + int q_1 (g - c), c the grid's charge, g = ratio softplus(ln q_0 - ln q_1) + ln q_1 - ln p; and its gradient.
 
     The decoder is at its best and q_1 sums to 1, so to first order g's own change does not count:
         d int q_1 (g - c) = int (g - c) dq_1,  where with the parts w_k N_k of q_1 and x = (z - m_k) / s_k
@@ -129,11 +128,12 @@ def _charged_loss(parameters: Array, grid: _Grid, charge: float) -> tuple[float,
     log_parts = _log_parts(log_weight, x, log_std)
     log_q = np.logaddexp.reduce(log_parts)
     g = grid.ratio * np.logaddexp(0.0, log_q[::-1] - log_q) + log_q - grid.log_prior
-    terms = np.exp(log_parts) * ((g - charge) * grid.weight)
+    terms = np.exp(log_parts) * ((g - grid.charge) * grid.weight)
     value = np.sum(terms)
     in_logits = np.sum(terms, axis=1) - np.exp(log_weight[:, 0]) * value
     in_place = np.sum(terms * x, axis=1) * (grid.scale * np.cosh(place) / np.exp(log_std))[:, 0]
-    return float(value), np.concatenate([in_logits, in_place, np.sum(terms * (np.square(x) - 1.0), axis=1)])
+    in_log_std = np.sum(terms * (np.square(x) - 1.0), axis=1)
+    return grid.charge + float(value), np.concatenate([in_logits, in_place, in_log_std])
 
 
 def _log_parts(log_weight: Array, x: Array, log_std: Array) -> Array:
