@@ -15,21 +15,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_bit import marginals
 from vae_bit.distributions import LOG_2PI, Normal
 from vae_bit.marginals import (
+    INNER_PASSES,
+    PASSES,
+    REACH,
+    Family,
     Grids,
     Kernel,
+    Marginal,
     ScalarVAE,
+    costs,
     energies,
     generative_marginals,
     given,
     inference_marginals,
-    log_normal,
-    log_prior,
+    known,
+    prior_row,
     real_logits,
+    spread,
+    start,
 )
-from vae_bit.quadrature import Table, adapt, at_nodes, lookup, mass_defect, nodes, resample, tabulate
+from vae_bit.quadrature import adapt, lookup, mass_defect, nodes, peaks, resample, tabulate
 
 GRIDS = (Grids(), Grids(96, 36), Grids(192, 72))  # tried in turn; each takes four times as long as the one before
 TOLERANCE = 1e-5  # of a figure in float64, relative to max(1, |figure|)
@@ -38,13 +45,16 @@ GAIN = 8.0  # a figure's error over that on grids twice as fine: seen to be 15 a
 
 
 class Evaluation(NamedTuple):
-    """Exact figures of a chain, in nats: scalars but for kl [L] and activity [L]."""
+    """Exact figures of a chain, in nats: scalars but for kl [L] and activity [L].
+
+    An autoregressive model's nll is that without dropout; loss is what training lowers, with it.
+    """
 
     loss: Array  # recon + beta * sum_l kl_l
-    recon: Array  # E[-ln p(x | z_1)]
+    recon: Array  # E[-ln p(x | z_1)], or of what training pays in its place (`ScalarVAE.cost`)
     kl: Array  # E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], z_0 = x
     nll: Array  # E[-ln p(x)]
-    posterior_kl: Array  # E KL(q(z | x) || p(z | x)), all layers jointly: recon + sum_l kl_l - nll
+    posterior_kl: Array  # E KL(q(z | x) || p(z | x)), all layers jointly: E[-ln p(x | z_1)] + sum_l kl_l - nll
     mutual_information: Array  # I_q(x; z_L) = E KL(q(z_L | x) || q(z_L))
     marginal_kl: Array  # KL(q(z_L) || p(z_L))
     valid_mass: Array  # sum_k p(x_k)
@@ -107,34 +117,36 @@ def evaluate_on(grids: Grids, chain: ScalarVAE, beta: float | Array = 1.0) -> Ev
     Under `vmap` every run holds n * CHUNK logits and (L > 1) some 1e6 numbers; `lax.map` is as fast on a CPU.
     """
     q_marginals, (p_marginals, energy) = inference_marginals(chain, grids), generative_marginals(chain, grids)
-    (recon, recon_defect), (kl, kl_defect) = _recon(chain, q_marginals[0]), _kl(chain, q_marginals, grids)
+    recon, distortion, recon_defect = _recon(chain, q_marginals[0])
+    kl, kl_defect = _kl(chain, q_marginals, grids)
+    information, marginal_kl, cross, top_defect = _surgery(chain, q_marginals[-1], grids)
+    kl = kl.at[-1].add(-cross)
     log_p = _log_evidence(p_marginals[0], energy)
     nll = -jnp.mean(log_p)
-    information, marginal_kl = _surgery(q_marginals[-1])
     # What a mass lacks is handed on from layer to layer: the last of each side, q(z_L | x) and p(z_1), tell of all.
-    defects = recon_defect, kl_defect, _defect(q_marginals[-1]), _defect(p_marginals[0])
+    defects = recon_defect, kl_defect, top_defect, _defect(p_marginals[0])
     return Evaluation(
         loss=recon + beta * jnp.sum(kl),
         recon=recon,
         kl=kl,
         nll=nll,
-        posterior_kl=recon + jnp.sum(kl) - nll,
+        posterior_kl=distortion + jnp.sum(kl) - nll,
         mutual_information=information,
         marginal_kl=marginal_kl,
         valid_mass=jnp.sum(jnp.exp(log_p)),
-        activity=jnp.stack([_activity(table) for table in q_marginals]),
+        activity=jnp.stack([_activity(q) for q in q_marginals]),
         error=SAFETY * jnp.max(jnp.stack(defects)),
     )
 
 
 def log_evidence(chain: ScalarVAE) -> Array:
     """ln p(x_k) = ln int p(z_1) p(x_k | z_1) dz_1 of every data point, [D]."""
-    tables, energy = generative_marginals(chain, GRIDS[0])
-    return _log_evidence(tables[0], energy)
+    marginals, energy = generative_marginals(chain, GRIDS[0])
+    return _log_evidence(marginals[0], energy)
 
 
-def _log_evidence(p: Table, energy: Array) -> Array:
-    return jax.nn.logsumexp(at_nodes(p) - energy, axis=-1, b=nodes(p.edges)[1][None])
+def _log_evidence(p: Marginal, energy: Array) -> Array:
+    return jax.nn.logsumexp(p.at_nodes - energy, axis=-1, b=nodes(p.edges)[1][None])
 
 
 def densities(chain: ScalarVAE, grids: Sequence[Array]) -> Densities:
@@ -150,12 +162,12 @@ def densities(chain: ScalarVAE, grids: Sequence[Array]) -> Densities:
 
 def _densities(chain: ScalarVAE, grids: Sequence[Array]) -> Densities:
     # On finer grids, as a table is read between its nodes, where a deep chain's densities may have notches.
-    log_q = [lookup(table, z) for table, z in zip(inference_marginals(chain, GRIDS[1]), grids, strict=True)]
-    tables, energy = generative_marginals(chain, GRIDS[1])
-    seen = partial(_seen, chain, _log_evidence(tables[0], energy))
+    log_q = [q.log_prob(z) for q, z in zip(inference_marginals(chain, GRIDS[1]), grids, strict=True)]
+    marginals, energy = generative_marginals(chain, GRIDS[1])
+    seen = partial(_seen, chain, _log_evidence(marginals[0], energy))
     ratios = [expectation(chain._replace(p=chain.p[:below]), seen, z) for below, z in enumerate(grids)]
-    p = [jnp.exp(lookup(table, z)[0]) for table, z in zip(tables, grids, strict=True)]
-    zero = jnp.zeros((1,), chain.q_data.mean.dtype)
+    p = [jnp.exp(marginal.log_prob(z)[0]) for marginal, z in zip(marginals, grids, strict=True)]
+    zero = jnp.zeros((1,), chain.dtype)
     return Densities(
         q=tuple(jnp.exp(row) for row in log_q),
         aggregate=tuple(jnp.mean(jnp.exp(row), axis=0) for row in log_q),
@@ -173,9 +185,9 @@ def expectation(chain: ScalarVAE, f: Callable[[Array], Array], z: Array) -> Arra
     """
     starts = [z]
     for p in reversed(chain.p):
-        starts.insert(0, resample(marginals.spread(given(p, starts[0]), marginals.REACH), GRIDS[1].outer))
-    for p, start in zip(chain.p, starts, strict=False):
-        below = tabulate(*adapt(lambda z, f=f: (f(z), f(z)), start, marginals.PASSES))
+        starts.insert(0, resample(spread(given(p, starts[0]), REACH), GRIDS[1].outer))
+    for p, edges in zip(chain.p, starts, strict=False):
+        below = tabulate(*adapt(lambda z, f=f: (f(z), f(z)), edges, PASSES))
         f = lambda z, p=p, below=below: _expect(partial(lookup, below), given(p, z), GRIDS[0])[0]  # noqa: E731
     return f(z)
 
@@ -188,44 +200,50 @@ def _seen(chain: ScalarVAE, log_p: Array, z: Array) -> Array:
     return jnp.concatenate([ratio, probability[None]])
 
 
-def _recon(chain: ScalarVAE, q: Table) -> tuple[Array, Array]:
-    """E[-ln p(x | z_1)] under q(z_1 | x), and the defect of that mass on its grid."""
+def _recon(chain: ScalarVAE, q: Marginal) -> tuple[Array, Array, Array]:
+    """The mean training cost and E[-ln p(x | z_1)] under q(z_1 | x), and the defect of that mass on its grid."""
 
     def f(z):
-        density, energy = jnp.exp(lookup(q, z)), energies(chain, z)
-        return jnp.concatenate([density, density * energy]), (density, energy)
+        density, energy, cost = jnp.exp(q.log_prob(z)), energies(chain, z), costs(chain, z)
+        both = [energy] if cost is None else [energy, cost]
+        return jnp.concatenate([density, *(density * each for each in both)]), (density, both)
 
-    edges, (density, energy) = adapt(f, q.edges, marginals.PASSES)
-    return jnp.mean(jnp.sum(_mass(density, edges) * energy, axis=-1)), jnp.max(mass_defect(density, edges))
+    edges, (density, both) = adapt(f, q.edges, PASSES)
+    mass = _mass(density, edges)
+    means = [jnp.mean(jnp.sum(mass * each, axis=-1)) for each in both]
+    return means[-1], means[0], jnp.max(mass_defect(density, edges))
 
 
-def _kl(chain: ScalarVAE, q_marginals: list[Table], grids: Grids) -> tuple[Array, Array]:
-    """E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], l = 1..L: [L]; and the largest defect of a mass on its way."""
-    defects = [jnp.zeros((), chain.q_data.mean.dtype)]
-    kl = [-jnp.mean(jnp.log(chain.q_data.std) + 0.5 * (1.0 + LOG_2PI))]
+def _kl(chain: ScalarVAE, q_marginals: list[Marginal], grids: Grids) -> tuple[Array, Array]:
+    """E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], l = 1..L, less p(z_L): [L]; and the largest defect on its way."""
+    entropy, defect = _entropy(chain.q_data, q_marginals[0])
+    defects, kl = [defect], [-entropy]
     for q, q_above, p in zip(q_marginals, chain.q, chain.p, strict=False):
-        edges, (density, above) = adapt(partial(_cross_features, q, q_above, p), q.edges, marginals.PASSES)
+        edges, (density, above) = adapt(partial(_cross_features, q, q_above, p), q.edges, PASSES)
         z, mass = nodes(edges)[0], jnp.mean(_mass(density, edges), axis=0)
-        cross, defect = _expect(lambda up, z=z, p=p: log_normal(z[:, None], given(p, up))[None], above, grids)
+        cross, defect = _expect(lambda up, z=z, p=p: given(p, up).log_prob(z[:, None])[None], above, grids)
         cross = cross[0]
         defects += [jnp.max(mass_defect(density, edges)), jnp.sum(mass * defect)]
         kl[-1] -= jnp.sum(mass * cross)
         kl.append(-jnp.sum(mass * (jnp.log(above.std) + 0.5 * (1.0 + LOG_2PI))))
-    top = q_marginals[-1]
-    z, _ = nodes(top.edges)
-    mass = jnp.mean(_mass(jnp.exp(at_nodes(top)), top.edges), axis=0)
-    kl[-1] -= jnp.sum(mass * log_prior(z)[0])
     return jnp.stack(kl), jnp.max(jnp.stack(defects))
 
 
-def _cross_features(q: Table, q_above: Kernel, p: Kernel, z: Array) -> tuple[Array, tuple[Array, Normal]]:
+def _entropy(family: Family, q: Marginal) -> tuple[Array, Array]:
+    """The mean entropy of q(z_1 | x), in closed form where it has one, and the defect of its masses."""
+    if isinstance(family, Normal):
+        return jnp.mean(jnp.log(family.std) + 0.5 * (1.0 + LOG_2PI)), jnp.zeros_like(q.edges[0])
+    return -jnp.mean(jnp.sum(_mass(jnp.exp(q.at_nodes), q.edges) * q.at_nodes, axis=-1)), _defect(q)
+
+
+def _cross_features(q: Marginal, q_above: Kernel, p: Kernel, z: Array) -> tuple[Array, tuple[Array, Normal]]:
     """Features of E[ln p(z_l | z_{l+1}) | z_l] and of H(q(z_{l+1} | z_l)); values q(z_l | x_k) and q(z_{l+1} | z_l).
 
     The noise of q(z_{l+1} | z_l) only smooths: a grid good for three fixed values of it will do.
     """
-    density, above = jnp.exp(lookup(q, z)), given(q_above, z)
+    density, above = jnp.exp(q.log_prob(z)), given(q_above, z)
     t = jnp.array([-2.0, 0.0, 2.0], z.dtype)[:, None]
-    cross = log_normal(z[None], given(p, above.mean[None] + t * above.std[None]))
+    cross = given(p, above.mean[None] + t * above.std[None]).log_prob(z[None])
     features = jnp.concatenate([jnp.ones_like(z)[None], jnp.log(above.std)[None], cross])
     return (density[:, None] * features[None]).reshape(-1, z.size), (density, above)
 
@@ -241,9 +259,9 @@ def _expect(f: Callable[[Array], Array], normal: Normal, grids: Grids) -> tuple[
         values = jnp.concatenate([density, density * f(normal.mean[:, None] + normal.std[:, None] * t)])
         return values, values
 
-    start = marginals.REACH * jnp.linspace(-1.0, 1.0, grids.inner + 1, dtype=normal.mean.dtype)
-    start = jnp.broadcast_to(start, (*normal.mean.shape, start.size))
-    edges, values = adapt(integrand, start, marginals.INNER_PASSES + 1)  # no peak leads to a step of f
+    even = REACH * jnp.linspace(-1.0, 1.0, grids.inner + 1, dtype=normal.mean.dtype)
+    even = jnp.broadcast_to(even, (*normal.mean.shape, even.size))
+    edges, values = adapt(integrand, even, INNER_PASSES + 1)  # no peak leads to a step of f
     mass, *sums = jnp.sum(values * nodes(edges)[1][None], axis=-1)
     return jnp.stack(sums) / mass[None], jnp.abs(mass * np.exp(-0.5 * LOG_2PI) - 1.0)
 
@@ -254,22 +272,38 @@ def _mass(density: Array, edges: Array) -> Array:
     return mass / jnp.sum(mass, axis=-1, keepdims=True)
 
 
-def _defect(table: Table) -> Array:
-    """The worst defect of the tabulated densities' masses."""
-    return jnp.max(mass_defect(jnp.exp(at_nodes(table)), table.edges))
+def _defect(marginal: Marginal) -> Array:
+    """The worst defect of the densities' masses on their grid."""
+    return jnp.max(mass_defect(jnp.exp(marginal.at_nodes), marginal.edges))
 
 
-def _activity(q: Table) -> Array:
+def _activity(q: Marginal) -> Array:
     """Var_x E[z_l | x], from ln q(z_l | x_k)."""
     z, _ = nodes(q.edges)
-    return jnp.var(jnp.sum(_mass(jnp.exp(at_nodes(q)), q.edges) * z[None], axis=-1))
+    return jnp.var(jnp.sum(_mass(jnp.exp(q.at_nodes), q.edges) * z[None], axis=-1))
 
 
-def _surgery(q: Table) -> tuple[Array, Array]:
-    """I_q(x; z_L) and KL(q(z_L) || p(z_L)), from ln q(z_L | x_k)."""
-    z, _ = nodes(q.edges)
-    log_q = at_nodes(q)
+def _surgery(chain: ScalarVAE, q: Marginal, grids: Grids) -> tuple[Array, Array, Array, Array]:
+    """I_q(x; z_L), KL(q(z_L) || p(z_L)) and E_q[ln p(z_L)], from ln q(z_L | x_k); and the defect of their masses.
+
+    A Gaussian prior is smooth wherever q is; of any other the grid must resolve what it makes of q, and itself.
+    """
+    prior = known(prior_row(chain), q.edges)
+    edges, log_q, log_p, defect = q.edges, q.at_nodes, prior.at_nodes, _defect(q)
+    if not isinstance(chain.prior, Normal):
+        own = start(prior.rows, REACH, grids)
+        knots = resample(jnp.concatenate([q.edges, own]), q.edges.size + own.size - 2)
+        edges, (log_q, log_p) = adapt(partial(_contrast, q, prior), knots, PASSES)
+        defect = jnp.max(mass_defect(jnp.exp(jnp.concatenate([log_q, log_p])), edges))
     log_aggregate = jax.nn.logsumexp(log_q, axis=0) - jnp.log(log_q.shape[0])
-    mass = _mass(jnp.exp(log_q), q.edges) / log_q.shape[0]
+    mass = _mass(jnp.exp(log_q), edges) / log_q.shape[0]
     information = jnp.sum(mass * (log_q - log_aggregate[None]))
-    return information, jnp.sum(mass * (log_aggregate[None] - log_prior(z)))
+    cross = jnp.sum(jnp.sum(mass, axis=0) * log_p[0])
+    return information, jnp.sum(mass * (log_aggregate[None] - log_p)), cross, defect
+
+
+def _contrast(q: Marginal, p: Marginal, z: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Features of densities q_k and p, and of ln q and ln p under q; values their logarithms."""
+    log_q, log_p = q.log_prob(z), p.log_prob(z)
+    density = jnp.exp(log_q)
+    return jnp.concatenate([peaks(log_q), peaks(log_p), density * log_q, density * log_p]), (log_q, log_p)

@@ -1,18 +1,19 @@
 """The marginals of a VAE with L scalar latents, by quadrature: q(z_l | x_k) from z_1 up, p(z_l) from z_L down.
 
-Each is a table of its logarithm, the next being ln p'(z') = ln int p(z) kernel(z' | z) dz. The kernel may be a thousand
-times narrower than the range of z', the integrand a spike at an unknown place: for every z' it gets a grid of its own.
+q(z_1 | x_k) and p(z_L) are known by their log densities, whatever their family; each of the others is a table of its
+logarithm, the next being ln p'(z') = ln int p(z) kernel(z' | z) dz. The kernel may be a thousand times narrower than
+the range of z', the integrand a spike at an unknown place: for every z' it gets a grid of its own.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vae_bit.distributions import LOG_2PI, Normal
+from vae_bit.distributions import Drawn, Normal
 from vae_bit.quadrature import ORDER, Table, adapt, lookup, nodes, peaks, resample, share, tabulate
 
 Kernel = Callable[[Array], Normal]
@@ -21,6 +22,7 @@ PASSES = 5  # evaluations on a grid of one latent, the last of which counts
 INNER_PASSES = 5
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 BLUR = 0.25  # of the way that a panel's nodes go: a sum over them of Gaussians that much wider is smooth to about 1e-4
+PARAMETERS = 12  # of a family that is no Gaussian, for which the panels of a grid of one latent do
 CHUNK = 64  # decoder inputs evaluated at a time
 
 
@@ -31,19 +33,73 @@ class Grids(NamedTuple):
     inner: int = 18  # of the grids of an inner integral, one for each node of the outer one
 
 
+class Family(Protocol):
+    """Distributions of one scalar, a pytree: `vae_bit.distributions.Normal`, `Mixture`, `Flow`, or one's own.
+
+    Both are elementwise, one number at a time at least. `draw` maps noise, N(0, 1) and here within +-REACH, to z; it
+    may give several, as a mixture does one of each component: together these must reach wherever there is mass.
+    """
+
+    def log_prob(self, z: Array, /) -> Array: ...
+
+    def draw(self, eps: Array, /) -> Drawn: ...
+
+
 class ScalarVAE(NamedTuple):
     """A VAE with L scalar latents, as functions; D equally likely data points of n Bernoulli dimensions.
 
-    q[l - 1] is q(z_{l+1} | z_l) and p[l - 1] is p(z_l | z_{l+1}), l = 1..L-1, both maps z [K] -> Normal of shape [K];
-    the top prior is N(0, 1). logits maps z_1 [K] to those of p(x_i = 1 | z_1), [n, K].
+    q[l - 1] is q(z_{l+1} | z_l) and p[l - 1] is p(z_l | z_{l+1}), l = 1..L-1, both maps z [K] -> Normal of shape [K].
+    q(z_1 | x) and p(z_L) may be of any family. logits maps z_1 [K] to those of p(x_i = 1 | z_1), [n, K].
+
+    A decoder that also sees the bits before a bit makes p(x | z_1) no product of its marginals: `energy` then gives
+    -ln p(x_k | z_1), z_1 [K] -> [D, K], for all that follows from p(x), and the logits serve `Densities.probability`
+    and `at_zero` alone. `cost`, likewise, is what training pays in its place, in expectation: with word dropout the mean
+    of -ln p(x_k | z_1, context) over the contexts dropped. It counts in recon and loss alone.
     """
 
     x: Array  # [n, D], 0 or 1
     mask: Array  # [n], 1 = real dimension, 0 = padding
-    q_data: Normal  # q(z_1 | x_k), shape [D]
+    q_data: Family  # q(z_1 | x_k): every leaf has a leading axis D
     q: tuple[Kernel, ...]
     p: tuple[Kernel, ...]
     logits: Callable[[Array], Array]
+    prior: Family = Normal(0.0, 1.0)  # type: ignore[arg-type]  # p(z_L)
+    energy: Callable[[Array], Array] | None = None  # None: sum_i of the independent Bernoullis of the logits
+    cost: Callable[[Array], Array] | None = None  # None: the energy
+
+    @property
+    def dtype(self) -> Any:
+        """That of the codes, which every figure is in."""
+        return jnp.result_type(*jax.tree.leaves(self.q_data))
+
+
+class Marginal(NamedTuple):
+    """ln of m densities of one latent: at the nodes of a grid that resolves them, and anywhere."""
+
+    edges: Array  # [P + 1]
+    at_nodes: Array  # [m, K]
+    rows: Any  # the densities as one pytree, every leaf with a leading axis m
+    of_row: Callable[[Any, Array], Array]  # ln of the density of one row at z [...] -> [...]
+
+    def log_prob(self, z: Array) -> Array:
+        """[...] -> [m, ...]."""
+        return jax.vmap(self.of_row, (0, None))(self.rows, z)
+
+
+def known(family: Family, edges: Array) -> Marginal:
+    """The densities of a family whose leaves have a leading axis m, on a grid."""
+
+    def log_prob(row: Family, z: Array) -> Array:
+        return jax.vmap(row.log_prob)(z.ravel()).reshape(z.shape)
+
+    values = jax.vmap(log_prob, (0, None))(family, nodes(edges)[0])
+    return Marginal(edges, values, family, log_prob)
+
+
+def interpolated(edges: Array, values: Array) -> Marginal:
+    """The densities whose logarithms at the nodes of a grid are `values` [m, K]."""
+    table = tabulate(edges, values)
+    return Marginal(edges, values, table.coefficients, lambda row, z: lookup(Table(edges, row[None]), z)[0])
 
 
 def real_logits(chain: ScalarVAE, z: Array) -> Array:
@@ -52,74 +108,97 @@ def real_logits(chain: ScalarVAE, z: Array) -> Array:
 
 
 def energies(chain: ScalarVAE, z: Array) -> Array:
-    """-ln p(x_k | z_1) = sum_i softplus((1 - 2 x_ik) logit_i(z_1)): z [K] -> [D, K]. Holds n * CHUNK logits at a time.
+    """-ln p(x_k | z_1): z [K] -> [D, K]. Holds n * CHUNK logits at a time."""
+    return _chunked(chain.energy or partial(_independent, chain), z)
+
+
+def costs(chain: ScalarVAE, z: Array) -> Array | None:
+    """What training pays in place of the energies, or None where it is these: z [K] -> [D, K]."""
+    return None if chain.cost is None else _chunked(chain.cost, z)
+
+
+def _independent(chain: ScalarVAE, z: Array) -> Array:
+    """sum_i softplus((1 - 2 x_ik) logit_i(z_1)): z [K] -> [D, K].
 
     softplus(+-l) = max(+-l, 0) + ln(1 + exp(-|l|)), whose second part, the costly one, serves every data point.
     """
     mask = chain.mask.astype(z.dtype)
     ones = jnp.where(mask[:, None] > 0, chain.x.astype(z.dtype), 0.0)
-    zeros = mask[:, None] - ones
+    logits = real_logits(chain, z)
+    shared = jnp.sum(mask[:, None] * jnp.log1p(jnp.exp(-jnp.abs(logits))), axis=0)
+    return shared[None] + (mask[:, None] - ones).T @ jnp.maximum(logits, 0.0) + ones.T @ jnp.maximum(-logits, 0.0)
 
-    def chunk(z):
-        logits = real_logits(chain, z)
-        shared = jnp.sum(mask[:, None] * jnp.log1p(jnp.exp(-jnp.abs(logits))), axis=0)
-        return shared[None] + zeros.T @ jnp.maximum(logits, 0.0) + ones.T @ jnp.maximum(-logits, 0.0)
 
+def _chunked(f: Callable[[Array], Array], z: Array) -> Array:
+    """f(z) [D, K] for z [K], CHUNK at a time."""
     chunks = jnp.pad(z, (0, -z.size % CHUNK)).reshape(-1, CHUNK)
-    return jax.lax.map(chunk, chunks).swapaxes(0, 1).reshape(chain.x.shape[1], -1)[:, : z.size]
+    values = jax.lax.map(f, chunks).swapaxes(0, 1)
+    return values.reshape(values.shape[0], -1)[:, : z.size]
 
 
-def inference_marginals(chain: ScalarVAE, grids: Grids) -> list[Table]:
-    """ln q(z_l | x_k), l = 1..L, each a table of D functions."""
-    edges = resample(spread(chain.q_data, REACH), grids.outer)
-    columns = Normal(chain.q_data.mean[:, None], chain.q_data.std[:, None])
-    tables = [tabulate(edges, log_normal(nodes(edges)[0][None], columns))]
+def inference_marginals(chain: ScalarVAE, grids: Grids) -> list[Marginal]:
+    """ln q(z_l | x_k), l = 1..L, D densities each."""
+    q = chain.q_data
+    if isinstance(q, Normal):
+        edges = resample(spread(q, REACH), grids.outer)
+    else:
+        edges = start(q, REACH, grids)
+        edges, _ = adapt(partial(_surprise, known(q, edges)), edges, PASSES)
+    marginals = [known(q, edges)]
     for kernel in chain.q:
-        tables.append(push(tables[-1], kernel, REACH, grids)[0])
-    return tables
+        marginals.append(push(marginals[-1], kernel, REACH, grids)[0])
+    return marginals
 
 
-def generative_marginals(chain: ScalarVAE, grids: Grids) -> tuple[list[Table], Array]:
+def generative_marginals(chain: ScalarVAE, grids: Grids) -> tuple[list[Marginal], Array]:
     """ln p(z_l), l = 1..L, and -ln p(x_k | z_1) at the nodes of the first, whose grid also resolves p(z_1 | x_k)."""
-    reach = _prior_reach(chain)
-    edges = reach * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=reach.dtype)
+    reach, prior = _prior_reach(chain), prior_row(chain)
+    if isinstance(chain.prior, Normal):
+        edges = resample(spread(prior, reach, grids.outer + 1), grids.outer)
+    else:
+        edges = start(prior, reach, grids)
     energy = partial(energies, chain)
     if not chain.p:
-        edges, values = adapt(partial(_tempered, log_prior, energy), edges, PASSES)
-        return [tabulate(edges, log_prior(nodes(edges)[0]))], values
-    tables = [tabulate(edges, log_prior(nodes(edges)[0]))]
+        edges, values = adapt(partial(_tempered, known(prior, edges).log_prob, energy), edges, PASSES)
+        return [known(prior, edges)], values
+    marginals = [known(prior, edges)]
     for kernel in reversed(chain.p[1:]):
-        tables.insert(0, push(tables[0], kernel, reach, grids)[0])
-    first, values = push(tables[0], chain.p[0], reach, grids, energy)
-    return [first, *tables], values
+        marginals.insert(0, push(marginals[0], kernel, reach, grids)[0])
+    first, values = push(marginals[0], chain.p[0], reach, grids, energy)
+    return [first, *marginals], values
+
+
+def prior_row(chain: ScalarVAE) -> Any:
+    """p(z_L) as a family whose leaves have a leading axis of one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, chain.dtype)[None], chain.prior)
 
 
 def push(
-    source: Table,
+    source: Marginal,
     kernel: Kernel,
     reach: float | Array,
     grids: Grids,
     energy: Callable[[Array], Array] | None = None,
-) -> tuple[Table, Array]:
+) -> tuple[Marginal, Array]:
     """ln int exp(source_k(z)) kernel(z' | z) dz as a table of z', and the energies [D, K] at its nodes.
 
     The grid reaches `reach` standard deviations of the kernel and resolves the result times exp(-energy_k(z')).
     """
     below, normals = adapt(partial(_under, source, kernel), source.edges, PASSES)
     z, weights = nodes(below)
-    log_mass = lookup(source, z) + jnp.log(jnp.maximum(weights, jnp.finfo(z.dtype).tiny))[None]
+    log_mass = source.log_prob(z) + jnp.log(jnp.maximum(weights, jnp.finfo(z.dtype).tiny))[None]
     panels = normals.mean.reshape(-1, ORDER)
     blur = jnp.repeat(BLUR * (jnp.max(panels, axis=1) - jnp.min(panels, axis=1)), ORDER)
     broad = Normal(normals.mean[None], jnp.hypot(normals.std, blur)[None])
 
     def sketch(target):
-        log_kernel = log_normal(target[:, None], broad)
+        log_kernel = broad.log_prob(target[:, None])
         return jax.nn.logsumexp(log_mass[:, None] + log_kernel[None], axis=-1)
 
-    start = resample(spread(normals, reach), grids.outer)
-    edges, values = adapt(partial(_tempered, sketch, energy or _nothing), start, PASSES)
-    exact = partial(_mixture, grids.inner, source.edges, kernel, below, normals, nodes(edges)[0])
-    return tabulate(edges, jax.vmap(exact)(source.coefficients)), values
+    edges = resample(spread(normals, reach), grids.outer)
+    edges, values = adapt(partial(_tempered, sketch, energy or _nothing), edges, PASSES)
+    exact = partial(_mixture, grids.inner, source.of_row, kernel, below, normals, nodes(edges)[0])
+    return interpolated(edges, jax.vmap(exact)(source.rows)), values
 
 
 def given(kernel: Kernel, z: Array) -> Normal:
@@ -128,16 +207,6 @@ def given(kernel: Kernel, z: Array) -> Normal:
     largest = float(jnp.finfo(z.dtype).max) ** 0.2
     mean = jnp.clip(normal.mean, -largest, largest)
     return Normal(mean.reshape(z.shape), jnp.clip(normal.std, 1.0 / largest, largest).reshape(z.shape))
-
-
-def log_normal(z: Array, normal: Normal) -> Array:
-    """ln N(z; mean, std^2), elementwise."""
-    return -0.5 * (jnp.square((z - normal.mean) / normal.std) + LOG_2PI) - jnp.log(normal.std)
-
-
-def log_prior(z: Array) -> Array:
-    """ln N(z; 0, 1) as one row: [K] -> [1, K]."""
-    return -0.5 * (jnp.square(z) + LOG_2PI)[None]
 
 
 def _nothing(z: Array) -> Array:
@@ -151,9 +220,16 @@ def _tempered(log_density: Callable[[Array], Array], energy: Callable[[Array], A
     return jnp.concatenate([jnp.exp(log_q - top), peaks(log_q - cost)]), cost
 
 
-def _under(source: Table, kernel: Kernel, z: Array) -> tuple[Array, Normal]:
+def _surprise(marginal: Marginal, z: Array) -> tuple[Array, None]:
+    """Features of densities and of their surprisal under themselves."""
+    log_q = marginal.log_prob(z)
+    density = jnp.exp(log_q)
+    return jnp.concatenate([peaks(log_q), density * log_q]), None
+
+
+def _under(source: Marginal, kernel: Kernel, z: Array) -> tuple[Array, Normal]:
     """Features of the source and of what the kernel makes of it; the value is the kernel at z."""
-    density = jnp.exp(lookup(source, z))
+    density = jnp.exp(source.log_prob(z))
     normal = given(kernel, z)
     features = jnp.stack([jnp.ones_like(z), normal.mean, normal.std])
     return (density[:, None] * features[None]).reshape(-1, z.size), normal
@@ -161,21 +237,20 @@ def _under(source: Table, kernel: Kernel, z: Array) -> tuple[Array, Normal]:
 
 def _mixture(
     panels: int,
-    edges: Array,
+    log_prob: Callable[[Any, Array], Array],
     kernel: Kernel,
     below: Array,
     normals: Normal,
     target: Array,
-    coefficients: Array,
+    row: Any,
 ) -> Array:
     """ln int exp(source(z)) kernel(z' | z) dz at every z' [K], each on a grid of its own, for one row of the source.
 
     The grids start from `below`, where the kernel is `normals`. A change of sign of z' - mean(z) leads to the spike.
     """
-    source = Table(edges, coefficients[None])
 
     def joint(z, normal):
-        log_joint = lookup(source, z)[0] + log_normal(target[:, None], normal)
+        log_joint = log_prob(row, z) + normal.log_prob(target[:, None])
         r = (target[:, None] - normal.mean) / normal.std
         return jnp.concatenate([peaks(log_joint[None]), (r / jnp.sqrt(1.0 + jnp.square(r)))[None]]), log_joint
 
@@ -185,24 +260,44 @@ def _mixture(
     return jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1])
 
 
-def spread(normal: Normal, reach: float | Array) -> Array:
-    """mean + std * t for 17 even t on +-reach: [K] -> [17 K]."""
-    t = reach * jnp.linspace(-1.0, 1.0, 17, dtype=normal.mean.dtype)
-    return jnp.ravel(normal.mean[:, None] + normal.std[:, None] * t[None])
+def draws(family: Any, eps: Array) -> Array:
+    """z of each of the m distributions for noise eps [K], and of each of its C components: [m, K, C]."""
+    z = jax.vmap(lambda row: jax.vmap(lambda one: row.draw(one).z)(eps))(family)
+    return z.reshape(*z.shape[:2], -1)
+
+
+def spread(family: Any, reach: float | Array, count: int = 17) -> Array:
+    """The draws of m distributions for `count` even noises on +-reach, one after another."""
+    return draws(family, reach * jnp.linspace(-1.0, 1.0, count, dtype=jax.tree.leaves(family)[0].dtype)).ravel()
+
+
+def start(family: Any, reach: float | Array, grids: Grids) -> Array:
+    """Edges to start from for m distributions of any family, more of them the more parameters there are.
+
+    The noises are dense around 0 and geometric far out, as one component may be narrow and its neighbour broad.
+    """
+    size = sum(leaf.size for leaf in jax.tree.leaves(family))
+    end = jnp.arcsinh(jnp.asarray(reach, jax.tree.leaves(family)[0].dtype))
+    t = jnp.sinh(end * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=end.dtype))
+    return resample(draws(family, t).ravel(), grids.outer * -(-size // PARAMETERS))
 
 
 def _prior_reach(chain: ScalarVAE) -> Array:
-    """Radius R such that noise with |t| > R, in the prior's own standard deviations, adds nothing to ln p(x_k).
+    """Radius R such that noise with |t| > R, of the prior's draws or of a kernel's, adds nothing to ln p(x_k).
 
     Noise t in one layer and none elsewhere costs t^2 / 2 - ln p(x_k | z_1) nats; R is 1.1 times the largest |t| whose
-    cost is within 45 nats of the lowest.
+    cost is within 45 nats of the lowest, whichever component of the prior one starts from.
     """
-    t = jnp.sinh(jnp.linspace(-5.5, 5.5, 2 * CHUNK, dtype=chain.q_data.mean.dtype))
-    paths = t
+    prior = prior_row(chain)
+    far = 1 if isinstance(chain.prior, Normal) else 2  # 122 or 3e4: a component may be as narrow as 1e-3
+    t = jnp.sinh(far * jnp.linspace(-5.5, 5.5, far * 2 * CHUNK, dtype=chain.dtype))
+    paths, still = draws(prior, t)[0].T.ravel(), draws(prior, jnp.zeros_like(t[:1]))[0, 0]  # `still`: without noise
+    count = still.size
     for p in reversed(chain.p):
-        mean, std = given(p, jnp.pad(paths, (0, 1)))  # the last at 0
-        paths = jnp.concatenate([mean[:-1], mean[-1] + std[-1] * t])
-    t = jnp.tile(t, len(chain.p) + 1)
+        mean, std = given(p, jnp.concatenate([paths, still]))
+        noisy = mean[-count:, None] + std[-count:, None] * t[None]
+        paths, still = jnp.concatenate([mean[:-count], noisy.ravel()]), mean[-count:]
+    t = jnp.tile(t, count * (len(chain.p) + 1))
     cost = 0.5 * jnp.square(t)[None] + energies(chain, paths)
     near = jnp.any(cost < jnp.min(cost, axis=-1, keepdims=True) + 45.0, axis=0)
     return 1.1 * jnp.maximum(REACH, jnp.max(jnp.where(near, jnp.abs(t), 0.0)))

@@ -124,11 +124,6 @@ def lookup(table: Table, z: Array) -> Array:
     return total.reshape(-1, *z.shape)
 
 
-def at_nodes(table: Table) -> Array:
-    """The tabulated functions at the nodes of their own grid, [m, K]."""
-    return _flat(jnp.einsum("qk,mkp->mpq", jnp.asarray(POWERS, table.edges.dtype), table.coefficients))
-
-
 def _error(values: Array, kept: Array | None = None) -> Array:
     """How badly each panel is resolved, the worst over the features kept, relative to each one's maximum: [..., P].
 
