@@ -55,9 +55,13 @@ class Numbers(Number):
 class Choice(flags.ArgumentParser):
     """One of a few words."""
 
-    def __init__(self, words: Iterable[str]):
+    how = "one of "
+
+    def __init__(self, words: Iterable[str], numbered: str = ""):
+        """Words that end in a number are told as `numbered`."""
         self.words = tuple(words)
-        self.syntactic_help = "one of " + ", ".join(self.words)
+        told = [word for word in self.words if not (numbered and word[-1].isdigit())]
+        self.syntactic_help = self.how + ", ".join([*told, numbered] if numbered else told)
 
     def parse(self, argument: str) -> str:
         if argument not in self.words:
@@ -68,9 +72,7 @@ class Choice(flags.ArgumentParser):
 class Choices(Choice):
     """A comma-separated list of distinct ones of a few words."""
 
-    def __init__(self, words: Iterable[str]):
-        super().__init__(words)
-        self.syntactic_help = "comma-separated words of " + ", ".join(self.words)
+    how = "comma-separated words of "
 
     def parse(self, argument: Any) -> list[str]:
         items = argument.split(",") if isinstance(argument, str) else argument

@@ -21,7 +21,17 @@ from experiments.cli import BadInput, Choice, Choices, Fault, Location, Number, 
 from experiments.signals import Stop, Stopped
 from vae_bit import runner, runtime
 from vae_bit.order import Order, order, variants
-from vae_bit.presets import NOISES, OBJECTIVES, PRESETS, warmup
+from vae_bit.presets import (
+    DECODERS,
+    FAMILIES,
+    MOST_COMPONENTS,
+    NOISES,
+    OBJECTIVES,
+    POSTERIORS,
+    PRESETS,
+    PRIORS,
+    warmup,
+)
 from vae_bit.progress import progress_bars
 from vae_bit.store import files, folder, resume
 from vae_bit.store.results import Contents
@@ -38,6 +48,8 @@ POSITIVES = (
     float(np.finfo(np.float32).max),
     "comma-separated positive numbers within float32's range",
 )
+RATES = (float, 0.0, 1.0, "comma-separated numbers from 0 to 1")
+UP_TO_K = f"mixture1, .., mixture{MOST_COMPONENTS}"
 SECONDS = Number(float, 0.0, 1e9, "seconds, 0 or more")
 
 define(Numbers(*NATURALS), "n", [1, 5, 1000], "Data dimensions: the data are 0^n and 1^n.")
@@ -54,6 +66,10 @@ define(Choices(OBJECTIVES), "objective", ["elbo"], "The bound that training maxi
 define(Number(*NATURAL), "k", None, "Draws in each bound of iwae, dreg and renyi; 1 unless given.")
 define(Number(*NATURAL), "warmup", None, "Steps in which beta rises from 0; none unless given.")
 define(Number(int, 0, 200, "an integer from 0 to 200"), "history", 0, "Points of training to evaluate exactly, too.")
+define(Choices(POSTERIORS, UP_TO_K), "posterior", ["gaussian"], "The family of q(z_1 | x); several side by side.")
+define(Choices(PRIORS, UP_TO_K), "prior", ["normal"], "p(z_L); mixtures are learned, vamp is q(z).")
+define(Choices(DECODERS), "decoder", ["independent"], "Whether p(x_i | z) sees x_{i-1} too.")
+define(Numbers(*RATES), "word_dropout", None, "Rates at which x_{i-1} is hidden; 0 unless given.")
 define(Choices(PRESETS), "preset", ["default"], "The recipe: ours, or the post's, or both.")
 define(Location(), "out", None, "Folder for the results; a new one under runs/ unless given.")
 define(SECONDS, "checkpoint_every", 30.0, "Seconds of training after which what is unfinished is saved.")
@@ -61,7 +77,8 @@ define(Location(), "compilation_cache", None, "Folder that keeps compiled progra
 define(flags.BooleanParser(), "resume", False, "Goes on with the sweep in --out, or adds seeds and n to it.")
 
 ASKED = (
-    *("preset", "objective", "layers", "n", "beta", "learning_rate", "first_seed", "seeds"),
+    *("preset", "objective", "posterior", "prior", "decoder"),
+    *("layers", "n", "beta", "word_dropout", "learning_rate", "first_seed", "seeds"),
     *("steps", "samples", "noise", "k", "warmup", "history", "chunk"),
 )  # the flags that say what is trained
 
@@ -121,8 +138,10 @@ def asked() -> Order:
     fields = {name: values[name] for name in ("steps", "samples", "k")}
     noise = values["noise"] and NOISES[values["noise"]]
     rise = values["warmup"] and partial(warmup, rise=values["warmup"])
-    chosen = variants(presets, objectives, noise=noise, beta_schedule=rise, **fields)
-    grid = {name: values[name] for name in ("layers", "n", "beta", "learning_rate", "seeds", "first_seed")}
+    families = {kind: {name: known[name] for name in values[kind]} for kind, known in FAMILIES.items()}
+    chosen = variants(presets, objectives, noise=noise, beta_schedule=rise, **fields, **families)
+    axes = ("layers", "n", "beta", "word_dropout", "learning_rate", "seeds", "first_seed")
+    grid = {name: values[name] for name in axes}
     return order(chosen, **grid, chunk=values["chunk"], history=values["history"], argv=sys.argv, flags=values)
 
 

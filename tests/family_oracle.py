@@ -46,9 +46,7 @@ def flow(x, y, slope):
         bottom = chord + (right + left - 2.0 * chord) * xi * (1.0 - xi)
         steep = chord**2 * (right * xi**2 + 2.0 * chord * xi * (1.0 - xi) + left * (1.0 - xi) ** 2) / bottom**2
         outside = [z < y[0], z > y[-1]]
-        eps = np.select(
-            outside, [x[0] + (z - y[0]) / slope[0], x[-1] + (z - y[-1]) / slope[-1]], x[bin_] + width * xi
-        )
+        eps = np.select(outside, [x[0] + (z - y[0]) / slope[0], x[-1] + (z - y[-1]) / slope[-1]], x[bin_] + width * xi)
         return norm.logpdf(eps) - np.log(np.select(outside, [slope[0], slope[-1]], steep))
 
     xi = np.array([0.0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97])[:, None]

@@ -13,7 +13,7 @@ from jax.nn.initializers import Initializer
 
 from vae_bit import checks, data
 from vae_bit.distributions import Distribution, Normal, softplus
-from vae_bit.families import Family, GaussianFamily, Prior, StandardPrior
+from vae_bit.families import GAUSSIAN, STANDARD, Family, Prior
 from vae_bit.models import Model, Params
 from vae_bit.networks import MLP, BernoulliNet, ConditionalNet, glorot, lecun
 
@@ -95,8 +95,8 @@ class Architecture:
     positive: Callable[[Array], Array]  # from a network's second output to a standard deviation
     latent: Callable[..., nn.Module]  # the Gaussians between latents, of an MLP and `positive`
     encoder_input: EncoderInput
-    posterior: Family = GaussianFamily()  # of q(z_1 | x)
-    prior: Prior = StandardPrior()  # p(z_L)
+    posterior: Family = GAUSSIAN  # of q(z_1 | x)
+    prior: Prior = STANDARD  # p(z_L)
     decoder: Callable[..., Array] = independent  # what p(x_i | z_1, x_{i-1}) reads, of z and perhaps a bit
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ def softplus_std(v: Array) -> Array:
 
 @cache
 def _build(arch: Architecture, layers: int, width: int) -> Model:
-    """Parameters are `{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, p_1 being the decoder's, and "prior" if it has any."""
+    """Parameters are `{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, p_1 the decoder's, and perhaps "prior"."""
     q, p = inference_nets(arch, layers), generative_nets(arch, layers, width)
     encode = partial(_encode, arch, q[0])
     arch.prior.check(layers)
@@ -153,9 +153,7 @@ def _mlp(arch: Architecture, widths: tuple[int, ...]) -> MLP:
     return MLP(widths, arch.activation, arch.kernels.init())
 
 
-def _init(
-    arch: Architecture, q: list[nn.Module], p: list[nn.Module], width: int, key: Array, n: Array
-) -> Params:
+def _init(arch: Architecture, q: list[nn.Module], p: list[nn.Module], width: int, key: Array, n: Array) -> Params:
     """Random kernels and zero biases; those of the n real dimensions do not depend on the padding.
 
     The decoder's last kernel is drawn with the data axis leading (prefixes of a draw are stable), and its scale, which

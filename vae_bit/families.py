@@ -4,9 +4,10 @@ Numbers of 0 make about N(0, 1), where training begins. One of your own is a fro
 whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtri
 
+from vae_bit import data
 from vae_bit.distributions import Distribution, Drawn, Flow, Mixture, Normal
 
+WEIGHT_SPEED = 0.125  # of what a mixture's logits move by
 Positive = Callable[[Array], Array]  # from a number to a standard deviation or a slope
 
 
@@ -43,9 +46,16 @@ class GaussianFamily:
         return Normal(numbers[0], positive(numbers[1]))
 
 
+GAUSSIAN = GaussianFamily()
+
+
 @dataclass(frozen=True)
 class MixtureFamily:
-    """Mixtures of Gaussians, which begin as the slices of N(0, 1) of equal probability: equal ones would stay equal."""
+    """Mixtures of Gaussians, which begin in the slices of N(0, 1) of equal probability: equal ones would stay equal.
+
+    Weights move slowly: a component that is on the wrong side of the code when it opens would otherwise be given up,
+    its weight tending to 0, before it has come over.
+    """
 
     components: int
 
@@ -59,7 +69,7 @@ class MixtureFamily:
         logits, mean, scale = jnp.split(numbers.T, 3, axis=1)
         middle = ndtri((np.arange(self.components) + 0.5) / self.components)
         std = np.sqrt(1.0 - np.mean(np.square(middle)))
-        return Mixture(logits, mean + middle, std * positive(scale))
+        return Mixture(WEIGHT_SPEED * logits, mean + middle, std * positive(scale))
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,8 @@ class FlowFamily:
         middle, climb, slope = jnp.split(numbers.T, [1, self.bins + 1], axis=1)
         eps = np.linspace(-4.0, 4.0, self.bins + 1)
         y = jnp.pad(jnp.cumsum(positive(climb) * np.diff(eps), axis=1), ((0, 0), (1, 0)))
-        return Flow(jnp.broadcast_to(jnp.asarray(eps, y.dtype), y.shape), middle + y - y[:, self.bins // 2, None], positive(slope))
+        x = jnp.broadcast_to(jnp.asarray(eps, y.dtype), y.shape)
+        return Flow(x, middle + y - y[:, self.bins // 2, None], positive(slope))
 
 
 class Prior(Protocol):
@@ -110,6 +121,9 @@ class StandardPrior:
     def __call__(self, own: Array | None, posterior: Callable[[], Distribution], positive: Positive) -> Normal:
         """N(0, 1), whatever the parameters."""
         return Normal(0.0, 1.0)
+
+
+STANDARD = StandardPrior()
 
 
 @dataclass(frozen=True)
@@ -163,3 +177,17 @@ class Aggregate(NamedTuple):
         share = jnp.broadcast_to(weight / z.shape[eps.ndim], z.shape[eps.ndim :]).ravel()
         z = z.reshape(*eps.shape, -1)
         return Drawn(z, self.log_prob(z), share)
+
+
+def components(p: Any) -> float:
+    """Of how many Gaussians a distribution is a mixture, inf for a flow, NaN where that is not known."""
+    match p:
+        case Normal():
+            return 1
+        case Mixture():
+            return p.logits.shape[-1]
+        case Flow():
+            return math.inf
+        case Aggregate():
+            return data.POINTS * components(p.p)
+    return math.nan

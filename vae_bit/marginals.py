@@ -53,8 +53,8 @@ class ScalarVAE(NamedTuple):
 
     A decoder that also sees the bits before a bit makes p(x | z_1) no product of its marginals: `energy` then gives
     -ln p(x_k | z_1), z_1 [K] -> [D, K], for all that follows from p(x), and the logits serve `Densities.probability`
-    and `at_zero` alone. `cost`, likewise, is what training pays in its place, in expectation: with word dropout the mean
-    of -ln p(x_k | z_1, context) over the contexts dropped. It counts in recon and loss alone.
+    and `at_zero` alone. `cost`, likewise, is what training pays in its place, in expectation: with word dropout the
+    mean of -ln p(x_k | z_1, context) over the contexts dropped. It counts in recon and loss alone.
     """
 
     x: Array  # [n, D], 0 or 1

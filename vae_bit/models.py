@@ -5,8 +5,9 @@
 
 What lies between latents is Gaussian; q(z_1 | x) and p(z_L) may be of any family with the two methods of
 `distributions.Normal`, `draw` and `log_prob`, and a decoder may see the bit before: p(x | z_1) = prod_i p(x_i | z_1,
-x_{i-1}). L = 1 with Gaussians is the post's VAE, L = 2 its deep latent Gaussian model (Rezende, Mohamed and Wierstra 2014). Whatever gives a
-`Model` can be trained and evaluated: `vae_bit.architecture` builds those of the presets. Every function serves one run.
+x_{i-1}). L = 1 with Gaussians is the post's VAE, L = 2 its deep latent Gaussian model (Rezende, Mohamed and Wierstra
+2014). Whatever gives a `Model` can be trained and evaluated: `vae_bit.architecture` builds those of the presets. Every
+function serves one run.
 """
 
 from collections.abc import Callable
@@ -67,9 +68,7 @@ class ForwardPass(NamedTuple):
     log_q: list[Array]  # ln q(z_l | z_{l-1}) at these z_l
 
 
-def forward(
-    model: Model, params: Params, n: Array, word_dropout: Array, noise: Noise
-) -> tuple[ForwardPass, Noise]:
+def forward(model: Model, params: Params, n: Array, word_dropout: Array, noise: Noise) -> tuple[ForwardPass, Noise]:
     """Draws z_l from q at eps_l [2, *nodes], and evaluates every conditional there; with the noise at these draws."""
     eps, weight = noise
     points = encode(model, params, n)
@@ -195,8 +194,10 @@ def marginal_logits(model: Model, params: Params, z: Array) -> Array:
 
     def step(before: Array, logits: tuple[Array, Array]) -> tuple[Array, Array]:
         """ln p(x_i = 0) and ln p(x_i = 1), [2, K]."""
-        now = jnp.stack([jnp.logaddexp(*(p - softplus(s * l) for p, l in zip(before, logits))) for s in (1.0, -1.0)])
-        return now, now
+        after_zero, after_one = logits
+        zero = jnp.logaddexp(before[0] - softplus(after_zero), before[1] - softplus(after_one))
+        one = jnp.logaddexp(before[0] - softplus(-after_zero), before[1] - softplus(-after_one))
+        return jnp.stack([zero, one]), jnp.stack([zero, one])
 
     start = -jnp.stack([softplus(first[0]), softplus(-first[0])])
     rest = jax.lax.scan(step, start, (after[0][1:], after[1][1:]))[1]

@@ -14,7 +14,7 @@ from jax import Array
 from jax.nn.initializers import Initializer
 
 from vae_bit.distributions import Distribution, Normal
-from vae_bit.families import Family, GaussianFamily
+from vae_bit.families import GAUSSIAN, Family
 
 
 def glorot(gain: float = 1.0, in_axis: int = -1, out_axis: int = -2) -> Initializer:
@@ -95,7 +95,7 @@ class ConditionalNet(nn.Module):
 
     mlp: MLP
     positive: Callable[[Array], Array]
-    family: Family = GaussianFamily()
+    family: Family = GAUSSIAN
 
     @nn.compact
     def __call__(self, h: Array) -> Distribution:

@@ -11,7 +11,7 @@ import numpy as np
 from vae_bit import padding, training
 from vae_bit.checks import integer
 from vae_bit.models import Build
-from vae_bit.presets import PRESETS, Preset, is_grouped, override
+from vae_bit.presets import FAMILIES, PRESETS, Preset, is_grouped, known_as, override
 from vae_bit.programs import KINDS, Labels
 from vae_bit.store import results, resume
 from vae_bit.store.describe import label
@@ -19,7 +19,14 @@ from vae_bit.store.results import Variants
 from vae_bit.store.table import is_label
 from vae_bit.training import Run
 
-EXAMPLES = {"preset": "vae_bit.presets.DEFAULT", "objective": "vae_bit.objectives.elbo", "optimizer": "optax.lion"}
+EXAMPLES = {
+    "preset": "vae_bit.presets.DEFAULT",
+    "objective": "vae_bit.objectives.elbo",
+    "optimizer": "optax.lion",
+    "posterior": "vae_bit.families.MixtureFamily(2)",
+    "prior": "vae_bit.families.VampPrior()",
+    "decoder": "vae_bit.architecture.autoregressive",
+}
 
 
 class Order(NamedTuple):
@@ -29,8 +36,10 @@ class Order(NamedTuple):
     config: dict[str, Any]
 
 
-def variants(presets: Any, objectives: Any = None, optimizers: Any = None, model: Build | None = None, **fields: Any):
-    """Every combination with its labels: a dict of Labels and Preset; `fields` are those of `presets.override`.
+def variants(
+    presets: Any, objectives: Any = None, optimizers: Any = None, model: Build | None = None, **fields: Any
+) -> dict[Labels, Preset]:
+    """Every combination with its labels, posteriors, priors and decoders too; `fields` are of `presets.override`.
 
     One value stands for itself, several are a sequence or a dict by labels, None is the preset's own.
     """
@@ -38,16 +47,18 @@ def variants(presets: Any, objectives: Any = None, optimizers: Any = None, model
         if fields.get(name) is not None:
             fields[name] = integer(name, fields[name], 1)
     chosen: dict[Labels, Preset] = {}
-    axes = _presets(presets, model), _choices("objective", objectives), _choices("optimizer", optimizers)
-    any_grouped = any(value is not None and is_grouped(value) for _, value in axes[1])
-    for (name, preset), (objective_label, objective), (optimizer_label, optimizer) in product(*axes):
-        own = {"objective": objective, "optimizer": optimizer} | fields
-        if any_grouped and not is_grouped(objective):
+    asked = {"objective": objectives, "optimizer": optimizers} | {name: fields.pop(name, None) for name in FAMILIES}
+    axes = [_choices(name, values) for name, values in asked.items()]
+    any_grouped = any(value is not None and is_grouped(value) for _, value in axes[0])
+    for (name, preset), *choices in product(_presets(presets, model), *axes):
+        own = fields | {kind: value for kind, (_, value) in zip(asked, choices, strict=True)}
+        if any_grouped and not is_grouped(own["objective"]):
             own.pop("k", None)  # it is meant for the others
         whole = override(preset, **{key: value for key, value in own.items() if value is not None})
-        objective_label = objective_label or label(whole.recipe.objective)
-        labels = Labels(name, objective_label, optimizer_label or label(whole.recipe.optimizer))
-        chosen[labels] = whole
+        known = {"objective": label(whole.recipe.objective), "optimizer": label(whole.recipe.optimizer)}
+        known |= {kind: known_as(kind, whole.model) for kind in FAMILIES}
+        given = {kind: name for kind, (name, _) in zip(asked, choices, strict=True) if name}
+        chosen[Labels(name, **(known | given))] = whole
     if len({preset.recipe.steps for preset in chosen.values()}) > 1:
         raise ValueError("steps: got presets of different steps, expected one number of steps for all of a sweep")
     return chosen
@@ -86,7 +97,7 @@ def _choices(name: str, values: Any) -> list[tuple[Any, Any]]:
         choices = list(values.items())
     else:
         several = isinstance(values, list | tuple) and not hasattr(values, "_fields")
-        choices = [(label(value), value) for value in (values if several else [values])]
+        choices = [(_known(name, value), value) for value in (values if several else [values])]
     for key, value in choices:
         if isinstance(value, str):
             raise ValueError(f"{name}: got {value!r}, expected a value, such as {EXAMPLES[name]}, not its name")
@@ -100,11 +111,17 @@ def _choices(name: str, values: Any) -> list[tuple[Any, Any]]:
     return choices
 
 
+def _known(kind: str, value: Any) -> str:
+    named = FAMILIES.get(kind, {}).items()
+    return next((name for name, known in named if known == value), label(value))
+
+
 def order(
     variants: Variants,
     layers: Sequence[int],
     n: Sequence[int],
     beta: Sequence[float] = (1.0,),
+    word_dropout: Sequence[float] | None = None,
     learning_rate: Sequence[float] | None = None,
     seeds: int = 8,
     first_seed: int = 0,
@@ -124,13 +141,19 @@ def order(
         raise ValueError(f"first_seed={first_seed} seeds={seeds}: expected every seed in [0, 2^32)")
     if learning_rate is None and len(own := {preset.learning_rate for preset in variants.values()}) == 1:
         learning_rate = [*own]
-    axes = {"layers": layers, "n": n, "beta": beta, "learning_rate": learning_rate}
+    axes = {"layers": layers, "n": n, "beta": beta, "word_dropout": word_dropout, "learning_rate": learning_rate}
     settings = {name: axis if axis is None else _ascending(axis) for name, axis in axes.items()}
+    if word_dropout is not None and not any(_sees_bits(preset.model) for preset in variants.values()):
+        raise ValueError("word_dropout: got a rate, expected none unless a decoder is autoregressive")
     settings |= {"first_seed": first_seed, "seeds": seeds, "chunk": chunk, "history": history}
     stages = resume.stages(settings, [])
     resume.lacking(variants, settings, stages, None)  # refuses what is no axis
     account = {"settings": settings, "stages": stages} | ({"flags": flags} if flags is not None else {})
     return Order(variants, results.config(variants, history) | resume.origin(argv or sys.argv) | account)
+
+
+def _sees_bits(build: Build) -> bool:
+    return build(1, 2).follow is not None
 
 
 def _ascending(axis: Any) -> Any:

@@ -18,11 +18,23 @@ from vae_bit.architecture import (
     LECUN,
     Architecture,
     EncoderInput,
+    autoregressive,
+    independent,
     mean_column,
     read_signs,
     read_sum,
     softplus_std,
     zero_column,
+)
+from vae_bit.families import (
+    GAUSSIAN,
+    STANDARD,
+    Family,
+    FlowFamily,
+    LearnedPrior,
+    MixtureFamily,
+    Prior,
+    VampPrior,
 )
 from vae_bit.models import Build
 from vae_bit.networks import ConditionalNet, ResidualGaussianNet, elu
@@ -128,15 +140,29 @@ OBJECTIVES = {
 NOISES: dict[str, noise.Rule] = {rule.__name__: rule for rule in (noise.iid, noise.lattice, noise.trapezoid)}
 GROUPED = (objectives.iwae, objectives.dreg, objectives.renyi)  # bounds on several draws at once
 
+MOST_COMPONENTS = 16  # of mixtures that have a name, and a known limit
+MIXTURES = {f"mixture{k}": MixtureFamily(k) for k in range(1, MOST_COMPONENTS + 1)}
+POSTERIORS: dict[str, Family] = {"gaussian": GAUSSIAN, "flow": FlowFamily()} | MIXTURES
+LEARNED = {name: LearnedPrior(family) for name, family in MIXTURES.items()}
+PRIORS: dict[str, Prior] = {"normal": STANDARD, "vamp": VampPrior()} | LEARNED
+DECODERS = {function.__name__: function for function in (independent, autoregressive)}
+FAMILIES: dict[str, dict[str, Any]] = {"posterior": POSTERIORS, "prior": PRIORS, "decoder": DECODERS}
+
 DRAWS = 64  # a step, about, of an objective that takes several in one bound, unless a noise is given for it
 
 
 def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
-    """The preset with other values of its recipe's fields; ValueError where they do not go together.
+    """The preset with other values of its recipe's fields, or of its model's posterior, prior and decoder.
+
+    ValueError where they do not go together.
 
     A built-in bound on several draws needs groups of k independent ones, which the trapezoid's grid does not give:
     unless a noise is given, it takes a lattice.
     """
+    model = {name: fields.pop(name) for name in FAMILIES if name in fields}
+    if model and not isinstance(preset.model, Architecture):
+        raise ValueError(f"{min(model)}: got one for a model of one's own, expected it to be in the model")
+    preset = preset._replace(model=replace(preset.model, **model)) if model else preset
     recipe = replace(preset.recipe, **fields)
     name = label(recipe.objective)
     if not is_grouped(recipe.objective):
@@ -148,6 +174,21 @@ def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
         groups: Any = recipe.noise
         recipe = _grouped(replace(recipe, noise=groups.keywords["rule"]), k, fields)
     return preset._replace(recipe=recipe)
+
+
+def known_as(kind: str, model: Build) -> str:
+    """The name of a model's posterior, prior or decoder: that on the command line, or of its type, or "own"."""
+    if not isinstance(model, Architecture):
+        return "own"
+    value = getattr(model, kind)
+    return next((name for name, known in FAMILIES[kind].items() if known == value), label(value))
+
+
+def named_model(preset: str, **names: str) -> Build | None:
+    """The model of a preset with the posterior, prior and decoder of these names, if there is one."""
+    if preset not in PRESETS or any(name not in FAMILIES[kind] for kind, name in names.items()):
+        return None
+    return override(PRESETS[preset], **{kind: FAMILIES[kind][name] for kind, name in names.items()}).model
 
 
 def is_grouped(objective: objectives.Objective) -> bool:

@@ -38,9 +38,9 @@ class Labels(NamedTuple):
     preset: str
     objective: str
     optimizer: str
-    posterior: str
-    prior: str
-    decoder: str
+    posterior: str = "gaussian"
+    prior: str = "normal"
+    decoder: str = "independent"
 
 
 class Group(NamedTuple):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax import Array
 
 from vae_bit import runtime, settings, sweep
+from vae_bit.families import Family, Prior
 from vae_bit.models import Build
 from vae_bit.noise import Rule
 from vae_bit.objectives import Kl, Objective
@@ -28,6 +30,7 @@ from vae_bit.sweep import Trained
 from vae_bit.trained import Results
 from vae_bit.training import Optimizer, Schedule
 
+Decoder = Callable[..., Array]
 Reports = Callable[[list[Group]], AbstractContextManager[list[Show]]]  # a function for each group hears of its progress
 
 
@@ -37,10 +40,14 @@ def run(
     seeds: int = 8,
     *,
     beta: float | Sequence[float] = 1.0,
+    word_dropout: float | Sequence[float] | None = None,
     learning_rate: float | Sequence[float] | None = None,
     preset: Preset | Mapping[str, Preset] = DEFAULT,
     objective: Objective | Sequence[Objective] | Mapping[str, Objective] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None = None,
+    posterior: Family | Sequence[Family] | Mapping[str, Family] | None = None,
+    prior: Prior | Sequence[Prior] | Mapping[str, Prior] | None = None,
+    decoder: Decoder | Sequence[Decoder] | Mapping[str, Decoder] | None = None,
     model: Build | None = None,
     steps: int | None = None,
     samples: int | None = None,
@@ -56,13 +63,18 @@ def run(
     resume: bool = False,
     progress: bool = False,
 ) -> Results:
-    """Trains the grid preset x objective x optimizer x layers x n x beta x learning_rate x seed on all local devices.
+    """Trains a grid of runs on all local devices.
 
-    Axes are one number or several. Presets, objectives and optimisers are values, several of them in a dict whose keys
-    name them in the table. An objective is a function of `vae_bit.objectives.Draws`, an optimiser one of the learning
+    It is preset x objective x optimizer x posterior x prior x decoder x layers x n x beta x word_dropout x
+    learning_rate x seed. Axes are one number or several, the others values, several of them in a dict whose keys name
+    them in the table. An objective is a function of `vae_bit.objectives.Draws`, an optimiser one of the learning
     rate, such as optax.lion, a model one of layers and width, such as `vae_bit.presets.DEFAULT.model`; `kl` is how
-    `draws.kl` is taken (`objectives.closed_kl`, `drawn_kl`), `schedule` and `beta_schedule` are functions of the number
-    of steps that give factors of the learning rate and of beta. What is None is the preset's.
+    `draws.kl` is taken (`objectives.closed_kl`, `sampled_kl`), `schedule` and `beta_schedule` are functions of the
+    number of steps that give factors of the learning rate and of beta. What is None is the preset's.
+
+    `posterior` is the family of q(z_1 | x) and `prior` p(z_L), both of `vae_bit.families`; `decoder` is what p(x_i |
+    z_1) reads, `architecture.independent` or `autoregressive`, which sees x_{i-1} too, but for the share `word_dropout`
+    of them that are hidden. A model of one's own has all three in it.
 
     `k` draws are in each bound of `objectives.iwae`, `dreg` and `renyi`. At `history` points of training, at most as
     many as the curves have, the runs are evaluated too. `chunk` bounds the runs that advance together. With `out`, a
@@ -78,8 +90,9 @@ def run(
         raise ValueError("resume: got True without out, expected the folder to go on with, too")
     fields = {"steps": steps, "samples": samples, "noise": noise, "k": k, "kl": kl}
     fields |= {"schedule": schedule, "beta_schedule": beta_schedule}
+    fields |= {"posterior": posterior, "prior": prior, "decoder": decoder}
     chosen = variants(preset, objective, optimizer, model, **fields)
-    axes = {"layers": layers, "n": n, "beta": beta, "learning_rate": learning_rate}
+    axes = {"layers": layers, "n": n, "beta": beta, "word_dropout": word_dropout, "learning_rate": learning_rate}
     grid = {name: axis if axis is None else _several(axis) for name, axis in axes.items()}
     asked = order(chosen, **grid, seeds=seeds, first_seed=first_seed, chunk=chunk, history=history)
     with settings.fixed():

@@ -88,20 +88,25 @@ def plan(
     layers: Sequence[int],
     n: Sequence[int],
     beta: Sequence[float],
+    word_dropout: Sequence[float] | None,
     learning_rate: Sequence[float],
     seeds: Sequence[int],
     labels: Labels | None = None,
     history: int = 0,
 ) -> list[Group]:
-    """The grid layers x n x beta x learning_rate x seeds as groups, one for each depth and set of similar n.
+    """The grid layers x n x beta x word_dropout x learning_rate x seeds as groups, by depth and similar n.
 
     Each axis is a sequence of distinct numbers: `layers` and `n` integers >= 1, `beta` and `learning_rate` positive
-    within float32's range, `seeds` integers in [0, 2^32). ValueError names the axis, the value and what is allowed.
+    within float32's range, `word_dropout` in [0, 1], `seeds` integers in [0, 2^32). A decoder that sees no bit before
+    has a word dropout of 1, whatever is asked for; one that does of 0 where that is None. ValueError names the axis,
+    the value and what is allowed.
     """
     layers, n = _axis("layers", layers, 1, 64), _axis("n", n, 1, 2**31 - 1)
     seeds = _axis("seeds", seeds, 0, 2**32 - 1)
     beta, learning_rate = _axis("beta", beta, *POSITIVE), _axis("learning_rate", learning_rate, *POSITIVE)
-    numbers = beta, learning_rate, seeds
+    sees = preset.model(1, 2).follow is not None
+    dropout = _axis("word_dropout", [0.0] if word_dropout is None else word_dropout, 0.0, 1.0) if sees else [1.0]
+    numbers = beta, dropout, learning_rate, seeds
     labels = labels or Labels("default", label(preset.recipe.objective), label(preset.recipe.optimizer))
     return [
         Group(labels, preset.model, preset.recipe, depth, max(similar), _grid(similar, *numbers), history)
@@ -134,15 +139,18 @@ def similar_widths(n: Sequence[int]) -> list[list[int]]:
     return lists
 
 
-def _grid(n: Sequence[int], beta: Sequence[float], rate: Sequence[float], seeds: Sequence[int]) -> Run:
+def _grid(
+    n: Sequence[int], beta: Sequence[float], dropout: Sequence[float], rate: Sequence[float], seeds: Sequence[int]
+) -> Run:
     axes: Any = np.meshgrid(
         np.array(n, np.int32),
         np.array(seeds, np.uint32),
         np.array(beta, np.float64),
         np.array(rate, np.float64),
+        np.array(dropout, np.float64),
         indexing="ij",
     )
-    return Run(*(axis.transpose(0, 2, 3, 1).ravel() for axis in axes))
+    return Run(*(axis.transpose(0, 2, 4, 3, 1).ravel() for axis in axes))
 
 
 @settings.fixed()

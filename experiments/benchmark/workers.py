@@ -78,7 +78,7 @@ def ours(preset: str, layers: int, n: int, seeds: Sequence[int], keep: bool = Tr
 
 def our_group(preset: str, layers: int, n: int, seeds: Sequence[int]) -> Group:
     """The one group of a single setting."""
-    (group,) = sweep.plan(PRESETS[preset], [layers], [n], [1.0], [PRESETS[preset].learning_rate], seeds)
+    (group,) = sweep.plan(PRESETS[preset], [layers], [n], [1.0], None, [PRESETS[preset].learning_rate], seeds)
     return group
 
 

@@ -25,7 +25,7 @@ from vae_bit.store.files import Damaged
 from vae_bit.sweep import Progress, block_ends, history_steps
 from vae_bit.training import Metrics, Recipe, Run, State
 
-LAYOUT = 4  # of the arrays saved; checkpoints of another are not found
+LAYOUT = 5  # of the arrays saved; checkpoints of another are not found
 DIGEST_BYTES = hashlib.sha256().digest_size
 Arrays = dict[str, np.ndarray]
 

@@ -1,8 +1,9 @@
 """A sweep's files: `results.csv`, `curves.npz`, `params.npz`, `config.json`, perhaps `history.npz`. No pickle.
 
 The table is that of `vae_bit.store.table`, and the curves [R, T] are in its order. Parameters of all runs of one kind,
-depth and n are stacked under names such as `default/elbo/adam/layers=2/n=5/q/0/params/head/kernel`. A kernel is [W b];
-the encoder's first W has one column, which multiplies what `vae_bit.architecture.EncoderInput` reads.
+depth and n are stacked under names such as
+    default/elbo/adam/gaussian/normal/independent/layers=2/n=5/q/0/params/head/kernel
+A kernel is [W b]; the encoder's first W has one column, which multiplies what `vae_bit.architecture.EncoderInput` reads.
 Every loader raises Damaged, naming the file, where one is missing, not as it was written, or not such a table, curves
 or parameters as are said here.
 """
@@ -19,7 +20,7 @@ import numpy as np
 
 from vae_bit import padding, settings
 from vae_bit.models import Build, Params
-from vae_bit.presets import PRESETS, Preset
+from vae_bit.presets import Preset, named_model
 from vae_bit.programs import Labels
 from vae_bit.store import files, table
 from vae_bit.store.describe import describe
@@ -30,7 +31,7 @@ from vae_bit.sweep import Trained, block_ends, history_steps
 Folder = str | os.PathLike[str]
 Variants = Mapping[Labels, Preset]  # all that a sweep trains, side by side
 
-SCHEMA = 4
+SCHEMA = 5
 CURVES = ("loss", "recon", "kl")
 HISTORY = (*CURVES, "nll", "posterior_kl", "mutual_information", "marginal_kl", "error")
 KIND = (*LABELS, "layers", "n")  # runs whose parameters are stacked
@@ -51,13 +52,16 @@ class Variant(msgspec.Struct):
     preset: str
     objective: str
     optimizer: str
+    posterior: str
+    prior: str
+    decoder: str
     model: Any
     recipe: dict[str, Any]
 
     @property
     def labels(self) -> Labels:
         """Its names in the table."""
-        return Labels(self.preset, self.objective, self.optimizer)
+        return Labels(*(getattr(self, name) for name in LABELS))
 
 
 class Config(files.Digests, kw_only=True):
@@ -158,8 +162,9 @@ def _named_params(trained: Trained) -> dict[str, np.ndarray]:
     return named
 
 
-def _prefix(preset: str, objective: str, optimizer: str, layers: int, n: int) -> str:
-    return f"{preset}/{objective}/{optimizer}/layers={layers}/n={n}/"
+def _prefix(*kind: Any) -> str:
+    *labels, layers, n = kind
+    return f"{'/'.join(labels)}/layers={layers}/n={n}/"
 
 
 def _leaves(params: Params) -> dict[str, Any]:
@@ -187,11 +192,11 @@ def builds(out: Path, own: Sequence[Build] = ()) -> dict[Labels, Build]:
 
     ValueError where a saved description fits none of them.
     """
-    known = {
-        json.dumps(describe(build), sort_keys=True): build for build in (*own, *(p.model for p in PRESETS.values()))
-    }
     found = {}
     for variant in read_config(out).variants:
+        labels = variant.labels
+        named = named_model(labels.preset, posterior=labels.posterior, prior=labels.prior, decoder=labels.decoder)
+        known = {json.dumps(describe(build), sort_keys=True): build for build in (*own, *([named] if named else []))}
         description = json.dumps(variant.model, sort_keys=True)
         if description not in known:
             raise ValueError(f"model: none given is that of {variant.labels} in {out}, expected {description}")
@@ -205,7 +210,7 @@ def load(out: Folder, own: Sequence[Build] = ()) -> Contents:
     known = builds(Path(out), own)
     with files.checked(Path(out), "params.npz") as path, np.load(path, allow_pickle=False) as file:
         for kind, index in _kinds(rows):
-            like |= _like_params(known[Labels(*kind[:3])], kind, index.size)
+            like |= _like_params(known[Labels(*kind[:-2])], kind, index.size)
         params = dict(file)
         files.check_arrays(params, like)
         return Contents(rows, curves, params, load_history(out))
@@ -248,8 +253,8 @@ def _load_series(out: Path, name: str, steps: np.ndarray, names: Sequence[str], 
 def trained_model(rows: Table, params: Mapping[str, np.ndarray], index: int, known: Mapping[Labels, Build]) -> Any:
     """What builds the model of a row, and its parameters, among all those by name."""
     kind, where = next((kind, where) for kind, where in _kinds(rows) if index in where)
-    build = known[Labels(*kind[:3])]
-    shapes = padding.shapes(build(*kind[3:]).init, kind[-1])
+    build = known[Labels(*kind[:-2])]
+    shapes = padding.shapes(build(*kind[-2:]).init, kind[-1])
     place = int(np.flatnonzero(where == index)[0])
     leaves = [params[_prefix(*kind) + name][place] for name in _leaves(shapes)]
     return build, jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -257,7 +262,7 @@ def trained_model(rows: Table, params: Mapping[str, np.ndarray], index: int, kno
 
 def _like_params(build: Build, kind: tuple, count: int) -> dict[str, np.ndarray]:
     """Names, shapes and types of the parameters of runs of one kind, in arrays that take no memory."""
-    layers, n = kind[3:]
+    layers, n = kind[-2:]
     one = padding.shapes(build(layers, n).init, n)
     full = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (count, *leaf.shape)), one)
     return {_prefix(*kind) + name: leaf for name, leaf in _leaves(full).items()}

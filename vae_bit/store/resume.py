@@ -21,7 +21,8 @@ from vae_bit.store.describe import PACKAGES
 from vae_bit.store.results import Variants
 from vae_bit.store.table import LABELS, Table
 
-FIXED = ("layers", "beta", "learning_rate", "first_seed", "chunk", "history")  # settings that a resumed sweep shares
+# Settings that a resumed sweep shares:
+FIXED = ("layers", "beta", "word_dropout", "learning_rate", "first_seed", "chunk", "history")
 Natural = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
@@ -168,13 +169,13 @@ def lacking(variants: Variants, settings: dict[str, Any], stages: Sequence[Stage
 def _planned(labels: Labels, preset: Preset, settings: dict[str, Any], stage: Stage) -> list[Group]:
     seeds = range(settings["first_seed"], settings["first_seed"] + stage["seeds"])
     rates = settings["learning_rate"] or [preset.learning_rate]
-    axes = settings["layers"], stage["n"], settings["beta"], rates, seeds
+    axes = settings["layers"], stage["n"], settings["beta"], settings["word_dropout"], rates, seeds
     return sweep.plan(preset, *axes, labels, settings["history"])
 
 
 def _keys(group: Group) -> list[tuple]:
     runs = group.runs
-    columns = [field.tolist() for field in (runs.n, runs.beta, runs.learning_rate, runs.seed)]
+    columns = [field.tolist() for field in (runs.n, runs.beta, runs.word_dropout, runs.learning_rate, runs.seed)]
     return [(*group.labels, group.layers, *key) for key in zip(*columns, strict=True)]
 
 

@@ -1,10 +1,11 @@
 """The table of a sweep: one row a run, from what was trained and as the text of `results.csv`.
 
-A table is a dict of columns, ordered by preset, objective, optimizer, layers, n, beta, learning_rate and seed.
+A table is a dict of columns, ordered by its keys.
 """
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable
 from itertools import pairwise
@@ -13,13 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_bit import limits
+from vae_bit import limits, padding
+from vae_bit.families import components
+from vae_bit.models import Model
+from vae_bit.presets import MOST_COMPONENTS
 from vae_bit.sweep import Trained
+from vae_bit.training import Run
 
 Table = dict[str, np.ndarray]
 
-LABELS = ("preset", "objective", "optimizer")
-KEYS = (*LABELS, "layers", "n", "beta", "learning_rate", "seed")
+LABELS = ("preset", "objective", "optimizer", "posterior", "prior", "decoder")
+KEYS = (*LABELS, "layers", "n", "beta", "word_dropout", "learning_rate", "seed")
 STATUS = ("ok", "collapsed", "diverged")
 EXACT = ("nll", "posterior_kl", "mutual_information", "marginal_kl", "valid_mass", "error")
 TRAINING = ("status", "collapsed", "steps")
@@ -44,14 +49,15 @@ def from_trained(trained: Trained) -> Table:
     """
     group = trained.group
     runs, figures = jax.tree.map(np.asarray, (group.runs, trained.evaluation))
-    limit = limits.limit(group.layers, runs.n, runs.beta)
-    collapsed = is_collapsed(group.layers, runs.n, runs.beta, figures.mutual_information)
+    limit, information = optimum(group.model, group.width, runs)
+    collapsed = is_collapsed(figures.mutual_information, information)
     diverged = ~trained.finite | ~np.isfinite(figures.loss)
     return {
         **{name: np.full(runs.n.shape, label) for name, label in group.labels._asdict().items()},
         "layers": np.full(runs.n.shape, group.layers),
         "n": runs.n,
         "beta": runs.beta,
+        "word_dropout": runs.word_dropout,
         "learning_rate": runs.learning_rate,
         "seed": runs.seed,
         "status": np.where(diverged, "diverged", np.where(collapsed, "collapsed", "ok")),
@@ -69,14 +75,31 @@ def from_trained(trained: Trained) -> Table:
     }
 
 
-def is_collapsed(layers: int, n: np.ndarray, beta: np.ndarray, information: np.ndarray) -> np.ndarray:
+def optimum(model: Model, width: int, runs: Run) -> tuple[np.ndarray, np.ndarray]:
+    """`limits.limit` and `limits.information` of runs [R], NaN where they are not known for the model's families."""
+    posterior, prior = families(model, width)
+    if model.layers > 1:  # whatever q(z_1 | x) is
+        posterior = prior = 1
+    if math.isnan(posterior + prior) or (prior == 1 and MOST_COMPONENTS < posterior < math.inf):
+        return np.full(runs.n.shape, np.nan), np.full(runs.n.shape, np.nan)
+    asked = model.layers, runs.n, runs.beta, posterior, prior, runs.word_dropout
+    return limits.limit(*asked), limits.information(*asked)
+
+
+def families(model: Model, width: int) -> tuple[float, float]:
+    """Of how many Gaussians q(z_1 | x) and p(z_L) are mixtures; see `families.components`."""
+    params, n = padding.shapes(model.init, width), jax.ShapeDtypeStruct((), np.int32)
+    shapes = [jax.eval_shape(function, params, n) for function in (model.encode, model.prior)]
+    return components(shapes[0]), components(shapes[1])
+
+
+def is_collapsed(information: np.ndarray, best: np.ndarray) -> np.ndarray:
     """Whether I < 0.01 and I <= I* - 0.01, of runs [R].
 
     I is the top layer's mutual information with x and I* what the optimum holds (`limits.information`), both in nats.
     Such a run holds less than half of what the optimum does; where the optimum itself holds less than 0.01, because a
-    code pays nothing (n <= beta) or next to nothing, no run collapses.
+    code pays nothing (n <= beta) or next to nothing, or is not known, no run collapses.
     """
-    best = limits.information(layers, n, beta)
     return (information < COLLAPSED) & (information <= best - COLLAPSED)
 
 
@@ -139,6 +162,9 @@ def _parsed(name: str, texts: tuple[str, ...]) -> np.ndarray:
         column, good = np.array(texts), np.isin(texts, STATUS)
     elif name == "collapsed":
         column, good = np.array(texts) == "True", np.isin(texts, ("True", "False"))
+    elif name == "word_dropout":
+        column = np.array([float(text) for text in texts])
+        good = (column >= 0.0) & (column <= 1.0)
     elif name in WHOLE:
         column = np.array([int(text) for text in texts])
         good = (column >= WHOLE[name][0]) & (column <= WHOLE[name][1])
