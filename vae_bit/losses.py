@@ -30,12 +30,12 @@ from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from vae_bit.checks import Axes, agree, same_shape
-from vae_bit.distributions import Normal, normal_entropy, normal_kl_standard, normal_log_prob
+from vae_bit.distributions import Distribution, Normal, log_prob, normal_entropy, normal_kl_standard
 
 Latents = TypeVar("Latents")
 
 
-def sampled_kl(z: Array, q: Normal, p: Normal) -> Array:
+def sampled_kl(z: Array, q: Distribution, p: Distribution) -> Array:
     """ln q(z) - ln p(z), whose mean over z ~ q is KL(q || p): [..., d] -> [...].
 
     For a layer below the top p was itself conditioned on a draw that came from this z, so the mean is the layer's
@@ -46,11 +46,11 @@ def sampled_kl(z: Array, q: Normal, p: Normal) -> Array:
     >>> sampled_kl(jnp.array([[1.0, 1.0], [0.0, 0.0]]), q, p).tolist()
     [1.0, -1.0]
     """
-    log_q, log_p = agree(None, log_q=normal_log_prob(z, q), log_p=normal_log_prob(z, p))
+    log_q, log_p = agree(None, log_q=log_prob(z, q), log_p=log_prob(z, p))
     return log_q - log_p
 
 
-def entropy_form_kl(z: Array, q: Normal, p: Normal) -> Array:
+def entropy_form_kl(z: Array, q: Normal, p: Distribution) -> Array:
     """-H(q) - ln p(z), whose mean over z ~ q is KL(q || p) too: [..., d] -> [...].
 
     The entropy is in closed form and the cross-entropy sampled, as in the ELBO's form E_q[ln p(x, z)] + H(q) (Roeder,
@@ -60,11 +60,11 @@ def entropy_form_kl(z: Array, q: Normal, p: Normal) -> Array:
     >>> print(f"{entropy_form_kl(jnp.ones(1), q, p):.4f}")
     0.0000
     """
-    entropy, log_p = agree(None, entropy=normal_entropy(q), log_p=normal_log_prob(z, p))
+    entropy, log_p = agree(None, entropy=normal_entropy(q), log_p=log_prob(z, p))
     return -entropy - log_p
 
 
-def path_kl(z: Array, q: Normal, p: Normal) -> Array:
+def path_kl(z: Array, q: Distribution, p: Distribution) -> Array:
     """`sampled_kl` without the score term of its gradient, "sticking the landing": [..., d] -> [...].
 
         d/dphi [ln q_phi(z_phi) - ln p(z_phi)]  less  (d/dphi ln q_phi)(z), whose mean over z ~ q is 0.
