@@ -38,6 +38,9 @@ Latents = TypeVar("Latents")
 def sampled_kl(z: Array, q: Distribution, p: Distribution) -> Array:
     """ln q(z) - ln p(z), whose mean over z ~ q is KL(q || p): [..., d] -> [...].
 
+    q and p may each be a Normal, a Mixture or a Flow. A mixture gives one draw of each component: `average` them with
+    its weights, as in the example of `mixture_sample`.
+
     For a layer below the top p was itself conditioned on a draw that came from this z, so the mean is the layer's
     share of the bound, E_q[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], and no closed form of two Gaussians
     (Rezende, Mohamed and Wierstra 2014).
@@ -54,7 +57,8 @@ def entropy_form_kl(z: Array, q: Normal, p: Distribution) -> Array:
     """-H(q) - ln p(z), whose mean over z ~ q is KL(q || p) too: [..., d] -> [...].
 
     The entropy is in closed form and the cross-entropy sampled, as in the ELBO's form E_q[ln p(x, z)] + H(q) (Roeder,
-    Wu and Duvenaud 2017). It often has less variance than `sampled_kl`; where q is near p it may have more.
+    Wu and Duvenaud 2017). It often has less variance than `sampled_kl`; where q is near p it may have more. p may be a
+    Normal, a Mixture or a Flow; the entropies of the latter two have no closed form, so q is a Normal (TypeError).
 
     >>> q, p = Normal(jnp.ones(1), jnp.ones(1)), Normal(jnp.zeros(1), jnp.ones(1))
     >>> print(f"{entropy_form_kl(jnp.ones(1), q, p):.4f}")
@@ -70,7 +74,8 @@ def path_kl(z: Array, q: Distribution, p: Distribution) -> Array:
         d/dphi [ln q_phi(z_phi) - ln p(z_phi)]  less  (d/dphi ln q_phi)(z), whose mean over z ~ q is 0.
 
     The gradient stays unbiased, and has no variance where q is the exact posterior (Roeder, Wu and Duvenaud 2017). The
-    value is that of `sampled_kl`. It serves the ELBO, `average` of `elbo`; for K draws in one bound use `dreg`.
+    value is that of `sampled_kl`. It serves the ELBO, `average` of `elbo`; for K draws in one bound use `dreg`. The
+    weights by which a mixture's draws are averaged are not held constant.
 
     >>> z = lambda m: normal_sample(Normal(m, jnp.ones(1)), jnp.array([0.7]))
     >>> kl = lambda m: path_kl(z(m), Normal(m, jnp.ones(1)), Normal(jnp.zeros(1), jnp.ones(1)))

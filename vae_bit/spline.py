@@ -34,7 +34,7 @@ def forward(knots: Knots, x: Array) -> tuple[Array, Array]:
     """y and ln dy/dx at x: [...] and knots [..., B + 1] -> [...]; ValueError or TypeError where they do not fit.
 
     >>> knots = jnp.array([-1.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.5, 2.0])
-    >>> y, log_slope = spline.forward(knots, jnp.array([-3.0, 0.0, 3.0]))
+    >>> y, log_slope = forward(knots, jnp.array([-3.0, 0.0, 3.0]))
     >>> y.round(4).tolist(), jnp.exp(log_slope).round(4).tolist()
     ([-1.0, 0.666700005531311, 6.0], [0.5, 0.8888999819755554, 2.0])
     """
@@ -52,7 +52,7 @@ def inverse(knots: Knots, y: Array) -> tuple[Array, Array]:
     """x, and ln dy/dx there: [...] and knots [..., B + 1] -> [...]; ValueError or TypeError where they do not fit.
 
     >>> knots = jnp.array([-1.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.5, 2.0])
-    >>> x, log_slope = spline.inverse(knots, jnp.array([-1.0, 1.0, 6.0]))
+    >>> x, log_slope = inverse(knots, jnp.array([-1.0, 1.0, 6.0]))
     >>> x.round(4).tolist(), jnp.exp(log_slope).round(4).tolist()
     ([-3.0, 0.33329999446868896, 3.0], [0.5, 1.125, 2.0])
     """

@@ -7,8 +7,8 @@ events, [...]; where a shape could mean either it is refused. Everything is in n
 different dtypes raise TypeError, shapes that do not fit ValueError. Results are in the dtype of the input, float32 or
 float64; sums over narrower numbers (bfloat16, float16) are made, and returned, in float32.
 
-Normal, Mixture and Flow also have methods `log_prob` and `draw` for latents that are scalars: these treat each number of
-z or eps as a latent of its own, [...], and have the components or knots of each on the fields' last axis.
+Normal, Mixture and Flow have methods too, `log_prob` and `draw`, for latents that are scalars: they take each number of
+z or eps [...] for a latent of its own, and have its components or knots on the last axis of their fields.
 """
 
 from jax import Array
@@ -57,6 +57,7 @@ Distribution = Normal | Mixture | Flow
 def log_prob(z: ArrayLike, p: Distribution, mask: ArrayLike | None = None) -> Array:
     """ln p(z) of a Normal, a Mixture or a Flow, as their own functions give it: [..., d] -> [...].
 
+    >>> import jax.numpy as jnp
     >>> print(f"{log_prob(jnp.zeros(1), standard_normal((1,))):.4f}")
     -0.9189
     """
