@@ -13,11 +13,14 @@ from hypothesis.extra import numpy as hnp
 from jax.scipy import stats
 
 import vae_bit
-from vae_bit import distributions
+from vae_bit import distributions, spline
 from vae_bit.distributions import (
     Normal,
+    bernoulli,
     bernoulli_kl,
     bernoulli_log_prob,
+    flow,
+    mixture,
     normal_entropy,
     normal_kl,
     normal_kl_standard,
@@ -26,6 +29,7 @@ from vae_bit.distributions import (
     softplus,
     standard_normal,
 )
+from vae_bit.distributions import normal as normal_module
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 TOLERANCE = {np.dtype("float32"): 1e-5, np.dtype("float64"): 1e-10}
@@ -230,8 +234,9 @@ def test_bernoulli_is_a_distribution_and_flipping_bits_flips_logits(logits, bits
 
 def test_examples_in_the_docstrings():
     names = {name: getattr(vae_bit, name) for name in vae_bit.__all__}
-    result = doctest.testmod(distributions, extraglobs=names)
-    assert result.failed == 0 and result.attempted >= 10
+    for module, least in [(distributions, 2), (normal_module, 8), (mixture, 9), (flow, 9), (bernoulli, 4), (spline, 6)]:
+        result = doctest.testmod(module, extraglobs=names)
+        assert result.failed == 0 and result.attempted >= least
 
 
 def test_importing_needs_no_framework_and_starts_no_device():

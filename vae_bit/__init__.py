@@ -9,9 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vae_bit.distributions import (
+    Drawn,
+    Flow,
+    Mixture,
     Normal,
     bernoulli_kl,
     bernoulli_log_prob,
+    flow_log_prob,
+    flow_sample,
+    log_prob,
+    mixture_log_prob,
+    mixture_sample,
     normal_entropy,
     normal_kl,
     normal_kl_standard,
@@ -44,9 +52,12 @@ if TYPE_CHECKING:
 OF_A_SWEEP = {"run": "vae_bit.runner", "load": "vae_bit.runner", "objectives": None, "presets": None}
 
 __all__ = [
+    "Drawn",
     "Evaluation",
+    "Flow",
     "Limit",
     "Mismatch",
+    "Mixture",
     "Noise",
     "Normal",
     "ScalarVAE",
@@ -59,12 +70,17 @@ __all__ = [
     "elbo",
     "entropy_form_kl",
     "evaluate",
+    "flow_log_prob",
+    "flow_sample",
     "free_bits",
     "iwae",
     "limit",
     "load",
     "log_evidence",
+    "log_prob",
     "loss",
+    "mixture_log_prob",
+    "mixture_sample",
     "mmse",
     "normal_entropy",
     "normal_kl",

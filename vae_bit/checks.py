@@ -4,6 +4,7 @@ Shapes and dtypes are known while a function is traced, so a check costs nothing
 at least float32: bfloat16 and float16 are for storage, and a sum of many terms needs more digits than they have.
 """
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -34,6 +35,21 @@ def agree(axis: Axes | None = -1, **arrays: ArrayLike) -> list[Array]:
             want = "broadcast" if axis is None else f"be equal along axis {axis} and broadcast along the others"
             raise ValueError(f"{a} has shape {named[a].shape} and {b} {named[b].shape}: they must {want}")
     return list(full.values())
+
+
+def agree_scalars(least: int, own: Mapping[str, ArrayLike], **point: ArrayLike) -> tuple[Array, list[Array]]:
+    """A point [...] and the arrays [..., K] that belong to each of its numbers, at ranks that broadcast.
+
+    The arrays must be of one size K >= `least`, and their leading axes broadcast with the point's, else ValueError; of
+    one dtype all, else TypeError.
+    """
+    arrays = agree(-1, **own)
+    for name, array in zip(own, arrays, strict=True):
+        if array.shape[-1] < least:
+            raise ValueError(f"{name} has shape {jnp.shape(own[name])}: at least {least} on the last axis are needed")
+    leading = {f"{name}[..., 0]": array[..., 0] for name, array in zip(own, arrays, strict=True)}
+    number, *_ = agree(None, **point, **leading)
+    return number, [jnp.expand_dims(array, range(number.ndim + 1 - array.ndim)) for array in arrays]
 
 
 def same_shape(advice: str, numbers: tuple[str, ...] = (), **arrays: ArrayLike) -> list[Array]:
@@ -78,6 +94,13 @@ def integer(name: str, value: Any, least: int) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: got {value!r}, expected an integer from {least}")
     return int(value)
+
+
+def instance(kind: type, **values: object) -> None:
+    """TypeError that names the first value of another type: fields of one name can mean different things."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}: a {kind.__name__} is needed")
 
 
 def functions(**values: object) -> None:

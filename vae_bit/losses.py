@@ -30,13 +30,16 @@ from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from vae_bit.checks import Axes, agree, same_shape
-from vae_bit.distributions import Normal, normal_entropy, normal_kl_standard, normal_log_prob
+from vae_bit.distributions import Distribution, Normal, log_prob, normal_entropy, normal_kl_standard
 
 Latents = TypeVar("Latents")
 
 
-def sampled_kl(z: Array, q: Normal, p: Normal) -> Array:
+def sampled_kl(z: Array, q: Distribution, p: Distribution) -> Array:
     """ln q(z) - ln p(z), whose mean over z ~ q is KL(q || p): [..., d] -> [...].
+
+    q and p may each be a Normal, a Mixture or a Flow. A mixture gives one draw of each component: `average` them with
+    its weights, as in the example of `mixture_sample`.
 
     For a layer below the top p was itself conditioned on a draw that came from this z, so the mean is the layer's
     share of the bound, E_q[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], and no closed form of two Gaussians
@@ -46,31 +49,33 @@ def sampled_kl(z: Array, q: Normal, p: Normal) -> Array:
     >>> sampled_kl(jnp.array([[1.0, 1.0], [0.0, 0.0]]), q, p).tolist()
     [1.0, -1.0]
     """
-    log_q, log_p = agree(None, log_q=normal_log_prob(z, q), log_p=normal_log_prob(z, p))
+    log_q, log_p = agree(None, log_q=log_prob(z, q), log_p=log_prob(z, p))
     return log_q - log_p
 
 
-def entropy_form_kl(z: Array, q: Normal, p: Normal) -> Array:
+def entropy_form_kl(z: Array, q: Normal, p: Distribution) -> Array:
     """-H(q) - ln p(z), whose mean over z ~ q is KL(q || p) too: [..., d] -> [...].
 
     The entropy is in closed form and the cross-entropy sampled, as in the ELBO's form E_q[ln p(x, z)] + H(q) (Roeder,
-    Wu and Duvenaud 2017). It often has less variance than `sampled_kl`; where q is near p it may have more.
+    Wu and Duvenaud 2017). It often has less variance than `sampled_kl`; where q is near p it may have more. p may be a
+    Normal, a Mixture or a Flow; the entropies of the latter two have no closed form, so q is a Normal (TypeError).
 
     >>> q, p = Normal(jnp.ones(1), jnp.ones(1)), Normal(jnp.zeros(1), jnp.ones(1))
     >>> print(f"{entropy_form_kl(jnp.ones(1), q, p):.4f}")
     0.0000
     """
-    entropy, log_p = agree(None, entropy=normal_entropy(q), log_p=normal_log_prob(z, p))
+    entropy, log_p = agree(None, entropy=normal_entropy(q), log_p=log_prob(z, p))
     return -entropy - log_p
 
 
-def path_kl(z: Array, q: Normal, p: Normal) -> Array:
+def path_kl(z: Array, q: Distribution, p: Distribution) -> Array:
     """`sampled_kl` without the score term of its gradient, "sticking the landing": [..., d] -> [...].
 
         d/dphi [ln q_phi(z_phi) - ln p(z_phi)]  less  (d/dphi ln q_phi)(z), whose mean over z ~ q is 0.
 
     The gradient stays unbiased, and has no variance where q is the exact posterior (Roeder, Wu and Duvenaud 2017). The
-    value is that of `sampled_kl`. It serves the ELBO, `average` of `elbo`; for K draws in one bound use `dreg`.
+    value is that of `sampled_kl`. It serves the ELBO, `average` of `elbo`; for K draws in one bound use `dreg`. The
+    weights by which a mixture's draws are averaged are not held constant.
 
     >>> z = lambda m: normal_sample(Normal(m, jnp.ones(1)), jnp.array([0.7]))
     >>> kl = lambda m: path_kl(z(m), Normal(m, jnp.ones(1)), Normal(jnp.zeros(1), jnp.ones(1)))

@@ -1,10 +1,12 @@
 """Monotone rational-quadratic splines with straight ends, and their inverses: elementwise, smooth to first order.
 
-Through knots (x_b, y_b) with slopes d_b > 0, b = 0..B, goes in each bin, with xi = (x - x_b) / (x_{b+1} - x_b), its chord's
-slope s and D = d_b + d_{b+1} - 2 s,
-    y = y_b + (y_{b+1} - y_b) (s xi^2 + d_b xi (1 - xi)) / (s + D xi (1 - xi))
-(Gregory and Delbourgo 1982; Durkan et al. 2019). Beyond the first and last knot it goes on straight, with their slopes:
-a flow can then be flat on one side and steep on the other, as the halves of a Gaussian ask for.
+Through knots (x_b, y_b) with slopes d_b > 0, b = 0..B, goes in each bin, with xi = (x - x_b) / (x_{b+1} - x_b), its
+chord's slope s, l = d_b / s and r = d_{b+1} / s,
+    (y - y_b) / (y_{b+1} - y_b) = (xi^2 + l xi (1 - xi)) / (xi^2 + (l + r) xi (1 - xi) + (1 - xi)^2)
+(Gregory and Delbourgo 1982; Durkan et al. 2019, equation 4, with 1 = (xi + 1 - xi)^2 put into its denominator). So
+written it has no negative term, and its inverse, in terms of v = xi / (1 - xi), is the positive root of a quadratic:
+nothing cancels, however steep the slopes. Beyond the first and last knot it goes on straight, with their slopes: a
+flow can then be flat on one side and steep on the other, as the halves of a Gaussian ask for.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -12,63 +14,88 @@ from typing import NamedTuple, TypeAlias
 import jax.numpy as jnp
 from jax import Array
 
+from vae_bit.checks import agree_scalars
+
 Knots: TypeAlias = tuple[Array, Array, Array]  # x and y ascending, slope > 0, each [..., B + 1], leading axes broadcast
 
 
 class _Bin(NamedTuple):
-    """The bin that each number falls into: its left knot, width, height and slopes at both sides."""
+    """The bin that each number falls into: the knots at its left and right."""
 
     x: Array
+    right_x: Array
     y: Array
-    width: Array
-    height: Array
-    left: Array
-    right: Array
+    right_y: Array
+    slope: Array
+    right_slope: Array
 
 
 def forward(knots: Knots, x: Array) -> tuple[Array, Array]:
-    """y and ln dy/dx at x."""
-    ends, own = knots[0][..., 0], _bin(knots, knots[0], x)
-    inside = jnp.clip(x, ends, knots[0][..., -1])
-    xi = (inside - own.x) / own.width
-    rise, denominator = _rise(own, xi)
-    y = own.y + own.height * rise / denominator
-    return y + (x - inside) * _end(knots, x < ends), _log_slope(own, xi, denominator)
+    """y and ln dy/dx at x: [...] and knots [..., B + 1] -> [...]; ValueError or TypeError where they do not fit.
+
+    >>> knots = jnp.array([-1.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.5, 2.0])
+    >>> y, log_slope = forward(knots, jnp.array([-3.0, 0.0, 3.0]))
+    >>> y.round(4).tolist(), jnp.exp(log_slope).round(4).tolist()
+    ([-1.0, 0.666700005531311, 6.0], [0.5, 0.8888999819755554, 2.0])
+    """
+    x, knots = _fit(knots, x=x)
+    inside = jnp.clip(x, knots[0][..., 0], knots[0][..., -1])
+    own, low, high = _bin(knots, knots[0], x)
+    width = own.right_x - own.x
+    left, right = (inside - own.x) / width, (own.right_x - inside) / width
+    share = left * (left + low * right) / _denominator(left, right, low, high)
+    y = own.y + (own.right_y - own.y) * share
+    return y + (x - inside) * _end(knots, x < inside), _log_slope(own, left, right, low, high)
 
 
 def inverse(knots: Knots, y: Array) -> tuple[Array, Array]:
-    """x, and ln dy/dx there."""
-    ends, own = knots[1][..., 0], _bin(knots, knots[1], y)
-    inside = jnp.clip(y, ends, knots[1][..., -1])
-    chord, climbed = own.height / own.width, inside - own.y
-    bend = own.left + own.right - 2.0 * chord
-    a = own.height * (chord - own.left) + climbed * bend
-    b = own.height * own.left - climbed * bend
-    c = chord * climbed
-    xi = 2.0 * c / (b + jnp.sqrt(jnp.square(b) + 4.0 * a * c))  # of a xi^2 + b xi = c, without cancellation
-    x = own.x + own.width * xi + (y - inside) / _end(knots, y < ends)
-    return x, _log_slope(own, xi, _rise(own, xi)[1])
+    """x, and ln dy/dx there: [...] and knots [..., B + 1] -> [...]; ValueError or TypeError where they do not fit.
+
+    >>> knots = jnp.array([-1.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.5, 2.0])
+    >>> x, log_slope = inverse(knots, jnp.array([-1.0, 1.0, 6.0]))
+    >>> x.round(4).tolist(), jnp.exp(log_slope).round(4).tolist()
+    ([-3.0, 0.33329999446868896, 3.0], [0.5, 1.125, 2.0])
+    """
+    y, knots = _fit(knots, y=y)
+    inside = jnp.clip(y, knots[1][..., 0], knots[1][..., -1])
+    own, low, high = _bin(knots, knots[1], y)
+    height = own.right_y - own.y
+    below, above = (inside - own.y) / height, (own.right_y - inside) / height
+    # above v^2 + (low above - high below) v - below = 0 has one positive root v = left / right
+    linear = low * above - high * below
+    root = jnp.abs(linear) + jnp.sqrt(jnp.square(linear) + 4.0 * above * below)
+    left, right = jnp.where(linear > 0.0, 2.0 * below, root), jnp.where(linear > 0.0, root, 2.0 * above)
+    left, right = left / (left + right), right / (left + right)
+    x = own.x + (own.right_x - own.x) * left + (y - inside) / _end(knots, y < inside)
+    return x, _log_slope(own, left, right, low, high)
 
 
-def _bin(knots: Knots, along: Array, at: Array) -> _Bin:
-    """Chosen by a sum over all bins: a gather would be slower for the few there are."""
+def _fit(knots: Knots, **point: Array) -> tuple[Array, Knots]:
+    """The point [...] and the knots [..., B + 1] at ranks that broadcast."""
+    names = "the knots' x", "the knots' y", "slope"
+    number, (x, y, slope) = agree_scalars(2, dict(zip(names, knots, strict=True)), **point)
+    return number, (x, y, slope)
+
+
+def _bin(knots: Knots, along: Array, at: Array) -> tuple[_Bin, Array, Array]:
+    """The bin, and l and r. It is chosen by a sum over all bins: a gather would be slower for the few there are."""
     index = jnp.sum(along[..., 1:-1] <= at[..., None], axis=-1)
-    chosen = index[..., None] == jnp.arange(along.shape[-1] - 1)
-    x, y, slope = knots
-    parts = x[..., :-1], y[..., :-1], jnp.diff(x), jnp.diff(y), slope[..., :-1], slope[..., 1:]
-    return _Bin(*(jnp.sum(jnp.where(chosen, part, 0.0), axis=-1) for part in parts))
+    chosen = index[..., None] == jnp.expand_dims(jnp.arange(along.shape[-1] - 1), range(index.ndim))
+    sides = [side for each in knots for side in (each[..., :-1], each[..., 1:])]
+    own = _Bin(*(jnp.sum(jnp.where(chosen, side, 0.0), axis=-1) for side in sides))
+    steepness = (own.right_x - own.x) / (own.right_y - own.y)
+    return own, own.slope * steepness, own.right_slope * steepness
 
 
-def _rise(own: _Bin, xi: Array) -> tuple[Array, Array]:
-    """Numerator and denominator of the share of a bin's height that lies below xi."""
-    chord, both = own.height / own.width, xi * (1.0 - xi)
-    return chord * jnp.square(xi) + own.left * both, chord + (own.left + own.right - 2.0 * chord) * both
+def _denominator(left: Array, right: Array, low: Array, high: Array) -> Array:
+    return jnp.square(left) + (low + high) * left * right + jnp.square(right)
 
 
-def _log_slope(own: _Bin, xi: Array, denominator: Array) -> Array:
-    chord = own.height / own.width
-    numerator = own.right * jnp.square(xi) + 2.0 * chord * xi * (1.0 - xi) + own.left * jnp.square(1.0 - xi)
-    return 2.0 * (jnp.log(chord) - jnp.log(denominator)) + jnp.log(numerator)
+def _log_slope(own: _Bin, left: Array, right: Array, low: Array, high: Array) -> Array:
+    """ln s (r xi^2 + 2 xi (1 - xi) + l (1 - xi)^2) / denominator^2."""
+    chord = (own.right_y - own.y) / (own.right_x - own.x)
+    numerator = own.right_slope * jnp.square(left) + 2.0 * chord * left * right + own.slope * jnp.square(right)
+    return jnp.log(numerator) - 2.0 * jnp.log(_denominator(left, right, low, high))
 
 
 def _end(knots: Knots, below: Array) -> Array:
