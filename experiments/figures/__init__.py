@@ -13,6 +13,7 @@ if IS_COMMAND:
     require("matplotlib")
 
 from experiments.figures import runs, selection, style
+from experiments.figures.by_hand import figure_by_hand, plot_hand_loss, plot_mixture, plot_steep_map
 from experiments.figures.codes import (
     figure_decoder,
     figure_encoding,
@@ -23,6 +24,7 @@ from experiments.figures.codes import (
     plot_truncated,
 )
 from experiments.figures.history import figure_history, plot_history
+from experiments.figures.proof import figure_proof, plot_code_widths, plot_nearest_mixtures, plot_prior_mismatch
 from experiments.figures.runs import (
     figure_costs,
     figure_data,
@@ -53,9 +55,11 @@ FIGURES = (
     figure_costs,
     figure_learning,
     figure_encoding,
+    figure_proof,
     figure_truncated,
     figure_decoder,
     figure_map,
+    figure_by_hand,
     figure_price,
     figure_transition,
     figure_history,
@@ -63,6 +67,7 @@ FIGURES = (
 
 __all__ = [
     "FIGURES",
+    "figure_by_hand",
     "figure_costs",
     "figure_data",
     "figure_decoder",
@@ -71,9 +76,11 @@ __all__ = [
     "figure_learning",
     "figure_map",
     "figure_price",
+    "figure_proof",
     "figure_transition",
     "figure_truncated",
     "load",
+    "plot_code_widths",
     "plot_costs",
     "plot_data",
     "plot_decoder",
@@ -81,6 +88,7 @@ __all__ = [
     "plot_encoding",
     "plot_generative_map",
     "plot_hand_cost",
+    "plot_hand_loss",
     "plot_hand_z1",
     "plot_hand_z2",
     "plot_history",
@@ -90,6 +98,10 @@ __all__ = [
     "plot_loss_curves",
     "plot_loss_parts",
     "plot_lower_codes",
+    "plot_mixture",
+    "plot_nearest_mixtures",
+    "plot_prior_mismatch",
+    "plot_steep_map",
     "plot_transition",
     "plot_truncated",
     "save",

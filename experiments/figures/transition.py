@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures import premises, selection, style
-from experiments.figures.selection import Saved
+from experiments.figures.selection import Gaussian, Saved
 from vae_bit import limits
 from vae_bit.limits import LN2
 
@@ -60,11 +60,22 @@ def _trained(results: Saved, quantity: Quantity) -> tuple[np.ndarray, np.ndarray
     rows = selection.of(results.every, layers=1)
     if quantity in ("kl", "mutual_information"):
         return rows["n"] / rows["beta"], rows[quantity]
+    codes = trained_codes(results)
+    height = [half_distance(q) if quantity == "mean" else q.std.mean() for _, q in codes]
+    return np.array([row["n"] / row["beta"] for row, _ in codes]), np.array(height)
+
+
+def trained_codes(results: Saved) -> list[tuple[dict, Gaussian]]:
+    """Row and codes of one layer's median run at each n and beta, of every learning rate."""
+    rows = selection.of(results.every, layers=1)
     settings = sorted({*zip(rows["n"].tolist(), rows["beta"].tolist(), strict=True)})
     medians = [selection.median_row(selection.of(rows, n=n, beta=beta)) for n, beta in settings]
-    q = [selection.codes(selection.model(results, row)) for row in medians]
-    height = [abs(np.diff(code.mean)[0]) / 2 if quantity == "mean" else code.std.mean() for code in q]
-    return np.array([n / beta for n, beta in settings]), np.array(height)
+    return [(row, selection.codes(selection.model(results, row))) for row in medians]
+
+
+def half_distance(q: Gaussian) -> float:
+    """m of codes N(-m, s^2), N(m, s^2), shape [2], wherever they lie."""
+    return float(abs(q.mean[1] - q.mean[0]) / 2)
 
 
 def _power_law(axes: Axes) -> None:
