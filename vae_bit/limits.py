@@ -1,25 +1,34 @@
 """What no training can beat: the exact optimum for every n, in nats, by float64 numpy alone.
 
-Everything here rests on one channel. Let X = +-1 with equal probability, Y = sqrt(t) X + eps, eps ~ N(0, 1):
-two Gaussian codes N(+-m, s^2) are this channel with signal-to-noise ratio t = m^2 / s^2. Two facts about it:
-    dR/dt = -mmse(t) / 2      R(t) = H(X | Y), mmse(t) = E[(X - E[X | Y])^2]  (Guo, Shamai and Verdu, 2005)
-    mmse(t) <= 1 / (1 + t)    the error of the best linear estimate; equal only at t = 0
+Gaussian codes rest on `vae_bit.channel`: two codes N(+-m, s^2) are a channel with signal-to-noise ratio
+t = m^2 / s^2, of which R(t) = H(X | Y) and mmse(t) say all.
 """
 
-from collections.abc import Callable
+import math
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
-LN2 = float(np.log(2.0))
+from vae_bit.channel import (
+    LN2,
+    Array,
+    best_ratio,
+    conditional_entropy,
+    entropy_mean,
+    finite,
+    invert,
+    mmse,
+    nonnegative,
+    positive,
+    sech_means,
+    squared_difference,
+)
+from vae_bit.mixture_codes import MixtureLimit, best_codes, collapsed
 
-# Trapezoid rule for even functions. The integrands below are analytic in a strip of half-width pi / 2, so its
-# error is about exp(-pi^2 / step) = 4e-22; they fall as exp(-x) or faster: 1e-16 lies beyond the last node.
-_STEP = 0.2
-_NODES = _STEP * np.arange(191.0)
-_WEIGHTS = np.where(_NODES == 0.0, 1.0, 2.0) * _STEP / np.sqrt(2.0 * np.pi)
+# How far `mixture` goes: some seconds of search, and what a grid of float64 holds.
+MOST_COMPONENTS, MOST_RATIO = 16, 1e300
 
 
 class Limit(NamedTuple):
@@ -37,23 +46,6 @@ class Mismatch(NamedTuple):
 
     kl: Array
     std: Array
-
-
-def conditional_entropy(t: ArrayLike) -> Array:
-    """R(t) = H(X | sqrt(t) X + eps), X = +-1, in nats: what reading the bit from z costs the best decoder.
-
-    R(t) = E[softplus(-2 (t + sqrt(t) eps))] = exp(-t / 2) E[cosh(w) H(w)],  w = sqrt(t) eps,
-    where H(w) = softplus(-2 w) + 2 w sigmoid(-2 w) is even: the entropy of X once sqrt(t) Y = w is seen.
-    `t` >= 0 of any shape; the result has the same shape.
-    """
-    t = nonnegative("t", t)
-    return np.exp(-t / 2.0) * _entropy_mean(t)
-
-
-def mmse(t: ArrayLike) -> Array:
-    """E[(X - E[X | Y])^2] = exp(-t / 2) E[sech(sqrt(t) eps)] for Y = sqrt(t) X + eps; `t` >= 0, any shape."""
-    t = nonnegative("t", t)
-    return np.exp(-t / 2.0) * _sech_means(t)[0]
 
 
 def one_layer(n: ArrayLike, beta: ArrayLike = 1.0) -> Limit:
@@ -76,48 +68,143 @@ def one_layer(n: ArrayLike, beta: ArrayLike = 1.0) -> Limit:
     `n` and `beta` are finite real numbers > 0 and broadcast; anything else raises ValueError.
     """
     n, beta = positive("n", n), positive("beta", beta)
-    t = _best_ratio(n, beta)
+    t = best_ratio(n, beta)
     factor = np.exp(-t / 4.0)  # its square alone underflows where n / beta is huge
-    recon, kl = n * factor * _entropy_mean(t) * factor, np.log1p(t) / 2.0
+    recon, kl = n * factor * entropy_mean(t) * factor, np.log1p(t) / 2.0
     std = 1.0 / np.sqrt(1.0 + t)
     return Limit(recon + beta * kl, recon, kl, np.sqrt(t) * std, std)
 
 
-def limit(layers: int, n: ArrayLike, beta: ArrayLike = 1.0) -> Array:
-    """The loss, in nats, that no model with `layers` stochastic layers and Gaussian q's can beat.
+def mixture(n: ArrayLike, components: int, beta: ArrayLike = 1.0) -> MixtureLimit:
+    """The lowest loss of one layer, p(z) = N(0, 1), with q(z | x) a mixture of K Gaussians, under any decoder.
 
-    layers = 1: `one_layer`, which is reached. layers >= 2: min(n, beta) ln 2. Let I = I_q(x; z_1) be what the
-    code says of the bit, 0 <= I <= ln 2. Each of the n equal dimensions costs at least H_q(x | z_1), that is
-    ln 2 - I, to decode, and sum_l kl_l = E_x KL(q(z | x) || p(z)) >= I_q(x; z) >= I, hence
-        loss = recon + beta sum_l kl_l >= n (ln 2 - I) + beta I >= min(n, beta) ln 2:
-    linear in I, so least at an end. For n <= beta collapse, I = 0, reaches it. For n > beta it takes
-    I = ln 2, which `handbuilt.steep_map` approaches and nothing reaches, because two Gaussians overlap. The
-    weight n may be any real number > 0, and layers above the second change nothing: they can copy the prior.
-    Raises ValueError unless `layers` is an integer >= 1, and as `one_layer` does.
+    Let q_1(z) = sum_k weight_k N(z; mean_k, std_k^2) be the code of x_1 and q_0(z) = q_1(-z) its mirror image, that of
+    x_0. The best decoder is logit(z) = ln q_1(z) - ln q_0(z), which leaves
+        LK(n, beta) = min  n E_{q_1}[softplus(ln q_0 - ln q_1)] + beta E_{q_1}[ln q_1 - ln p]  =  beta LK(n / beta, 1).
+    K = 1 is `one_layer`; as K grows, LK falls to min(n, beta) ln 2. With I = I_q(x; z) and q(z) = (q_0 + q_1) / 2 it is
+        n ln 2 - (n - beta) I + beta KL(q(z) || p(z)),
+    so n <= beta collapses: n ln 2, all components N(0, 1). (At n = beta, KL = 0 still leaves I = 0: see `limit`.)
+
+    For n > beta the codes are searched for (`vae_bit.mixture_codes`): the loss is a minimum that random starts, other
+    methods and a free search over both codes confirm and do not beat, right to 1e-12 of itself at every n. The codes
+    are fixed by it less well, and not at all where n / beta < 1 + 1e-8 and there is next to nothing to save.
+    `components` is an integer from 1 to 16; `n`, `beta` are finite real numbers > 0, n / beta <= 1e300, and broadcast;
+    anything else raises ValueError. weight, mean, std have a last axis K, by rising mean. The first call takes some
+    30 ms for K = 4 and 2 s for K = 16, for each n / beta; later ones remember it.
     """
-    _require_depth(layers)
-    if layers == 1:
-        return one_layer(n, beta).loss
-    return np.minimum(positive("n", n), positive("beta", beta)) * LN2
+    _require_count("components", components, MOST_COMPONENTS)
+    n, beta = np.broadcast_arrays(positive("n", n), positive("beta", beta))
+    with np.errstate(over="ignore"):
+        ratio = np.where(n > beta, n / beta, 1.0)
+    if np.any(ratio > MOST_RATIO):
+        raise ValueError(f"n / beta must be at most {MOST_RATIO}, got {np.max(ratio)}")
+    opened, index = np.unique(ratio, return_inverse=True)
+    found = [best_codes(float(r), int(components)) if r > 1.0 else collapsed(int(components)) for r in opened]
+    _, recon, kl, *code = (np.stack(field)[index.reshape(ratio.shape)] for field in zip(*found, strict=True))
+    recon = np.where(ratio > 1.0, beta * recon, n * LN2)
+    return MixtureLimit(recon + beta * kl, recon, kl, *code)
 
 
-def information(layers: int, n: ArrayLike, beta: ArrayLike = 1.0) -> Array:
+def limit(
+    layers: int,
+    n: ArrayLike,
+    beta: ArrayLike = 1.0,
+    posterior: float = 1,
+    prior: float = 1,
+    word_dropout: ArrayLike = 1.0,
+) -> Array:
+    """The loss, in nats, that no model of these families can beat.
+
+    `layers`: of stochastic variables. `posterior`: of how many Gaussians q(z_1 | x) is a mixture; math.inf is a flow,
+    which comes as near to any density as one likes. `prior`: of how many Gaussians p(z_L) is a LEARNED mixture; 1 is
+    N(0, 1), and any other single Gaussian is the same in other units. `word_dropout`: the rate r at which a decoder
+    p(x_i | z, x_{i-1}) sees a blank in place of x_{i-1}; 1 is a decoder that sees z alone.
+
+    Word dropout. Dimension 1 has no x_{i-1}, each of the others lacks it at rate r. Where x_{i-1} is seen it equals
+    x_i, and copying it costs nothing in the limit; where it is not, the decoder has z alone. The two cases are told
+    apart, so each is decoded at its best, and in all below n stands for
+        n_eff = 1 + (n - 1) r,    r = 1: n,    r = 0: 1.
+
+    Lower bound. Let I = I_q(x; z_1), 0 <= I <= ln 2. Each of the n equal dimensions costs at least
+    H_q(x | z_1) = ln 2 - I to decode, and for every prior sum_l kl_l = E_x KL(q(z | x) || p(z)) >= I_q(x; z) >= I:
+        loss = recon + beta sum_l kl_l >= n (ln 2 - I) + beta I >= min(n, beta) ln 2,
+    linear in I, so least at an end. For n <= beta collapse, I = 0, reaches it. For n > beta it takes I = ln 2 at
+    sum_l kl_l = I. One layer with p(z) = N(0, 1) and K Gaussians cannot: its limit is `one_layer`, K = 1, or `mixture`,
+    which is reached. All else approaches min(n, beta) ln 2 and does not reach it, since positive densities overlap:
+        layers >= 2: `handbuilt.steep_map`. Further layers can copy the prior.
+        prior >= 2: with Gaussian codes N(-m, s^2), N(m, s^2) let p(z) be their mean q(z). What q pays beyond I,
+            KL(q(z) || p(z)), vanishes, and n R(t) + beta (ln 2 - R(t)) falls to beta ln 2 as t = m^2 / s^2 grows.
+        posterior = inf: q(z | x) = (1 +- tanh(z / w)) phi(z) have the mean phi(z) = p(z) at every w, so again the
+            loss is n (ln 2 - I) + beta I, and I tends to ln 2 as w -> 0 and they become the two half Gaussians.
+    Families may be combined: each of these holds the simpler ones.
+
+    At n = beta one layer's loss is beta ln 2 + beta KL(q(z) || p(z)) at the best decoder. A flow or a learned prior
+    (or a second layer, in the limit) is indifferent: KL = 0 at any I, as with (1 +- c tanh(z / w)) phi(z), 0 <= c <= 1.
+    A finite mixture collapses: where sum_k w_k N(z; m_k, s_k^2) = phi(z), no s_k > 1, nor m_k != 0 with s_k = 1, or
+    the ratio of the two sides would be infinite at one end; there it is now the weight of the components N(0, 1), which
+    must be 1. So q(z) = p(z) takes q(z | x_0) = q(z | x_1) = N(0, 1), and I = 0.
+
+    `n`, `beta` are finite real numbers > 0, `word_dropout` is from 0 to 1, and they broadcast; below 1, `n` counts
+    dimensions and is >= 1. `layers`, `prior`, `posterior` are integers >= 1, the latter two also math.inf; `posterior`
+    is at most 16 where `mixture` is the limit. Anything else raises ValueError.
+    """
+    entropy_reached = _reaches_entropy(layers, posterior, prior)
+    pressure, beta = _pressure(n, word_dropout), positive("beta", beta)
+    if entropy_reached:
+        return np.minimum(pressure, beta) * LN2
+    return one_layer(pressure, beta).loss if posterior == 1 else mixture(pressure, int(posterior), beta).loss
+
+
+def information(
+    layers: int,
+    n: ArrayLike,
+    beta: ArrayLike = 1.0,
+    posterior: float = 1,
+    prior: float = 1,
+    word_dropout: ArrayLike = 1.0,
+) -> Array:
     """I(x; z) in nats at the optimum: what the best code of `limit` holds of the bit, 0 <= I <= ln 2.
 
-    layers = 1: ln 2 - R(t), t = m^2 / s^2 of `one_layer`'s codes, about t / 2 just above n = beta.
-    layers >= 2: ln 2 where n > beta, approached as the loss approaches its limit. Both are 0 for n <= beta; at
-    n = beta two layers lose nothing by a code, nor gain. Shapes and errors as in `limit`.
+    One layer of Gaussians: ln 2 - R(t), t = m^2 / s^2 of `one_layer`'s codes, about t / 2 just above n_eff = beta. Of
+    mixtures: that of `mixture`. All else: ln 2 where n_eff > beta, approached as the loss approaches its limit, and 0
+    where not; at n_eff = beta any other I does as well there. Arguments, shapes and errors as in `limit`.
     """
-    _require_depth(layers)
-    if layers == 1:
-        code = one_layer(n, beta)
-        return LN2 - conditional_entropy(np.square(code.mean / code.std))
-    return np.where(positive("n", n) > positive("beta", beta), LN2, 0.0)
+    entropy_reached = _reaches_entropy(layers, posterior, prior)
+    pressure, beta = _pressure(n, word_dropout), positive("beta", beta)
+    if entropy_reached:
+        return np.where(pressure > beta, LN2, 0.0)
+    if posterior > 1:
+        return mixture(pressure, int(posterior), beta).information
+    code = one_layer(pressure, beta)
+    return LN2 - conditional_entropy(np.square(code.mean / code.std))
 
 
-def _require_depth(layers: int) -> None:
-    if not (layers >= 1 and layers % 1 == 0):
-        raise ValueError(f"layers must be an integer >= 1, got {layers}")
+def _reaches_entropy(layers: int, posterior: float, prior: float) -> bool:
+    """Whether the limit is min(n_eff, beta) ln 2; ValueError unless the three are what `limit` asks for."""
+    _require_count("layers", layers)
+    if prior != math.inf:
+        _require_count("prior", prior, also=" or inf")
+    either = layers > 1 or prior > 1
+    if posterior != math.inf:
+        _require_count("posterior", posterior, math.inf if either else MOST_COMPONENTS, " or inf")
+    return either or posterior == math.inf
+
+
+def _require_count(name: str, value: float, most: float = math.inf, also: str = "") -> None:
+    if not (isinstance(value, Real) and 1 <= value <= most and value % 1 == 0):
+        want = ">= 1" if most == math.inf else f"from 1 to {most}"
+        raise ValueError(f"{name} must be an integer {want}{also}, got {value}")
+
+
+def _pressure(n: ArrayLike, word_dropout: ArrayLike) -> Array:
+    """n_eff = 1 + (n - 1) r, which is exactly n at r = 1."""
+    n, r = np.broadcast_arrays(positive("n", n), finite("word_dropout", word_dropout))
+    outside, few = (r < 0.0) | (r > 1.0), (n < 1.0) & (r < 1.0)
+    if np.any(outside):
+        raise ValueError(f"word_dropout must be from 0 to 1, got {r[outside][0]}")
+    if np.any(few):
+        raise ValueError(f"n must be >= 1 where word_dropout < 1, got {n[few][0]} with {r[few][0]}")
+    return np.where(r == 1.0, n, 1.0 + (n - 1.0) * r)
 
 
 def prior_mismatch(m: ArrayLike) -> Mismatch:
@@ -143,83 +230,6 @@ def prior_mismatch(m: ArrayLike) -> Mismatch:
     return Mismatch(np.where(t < 0.5, _small_mismatch(np.minimum(t, 0.5)), far), np.sqrt(variance))
 
 
-def finite(name: str, value: ArrayLike) -> Array:
-    """`value` as float64; ValueError that names it unless every entry is a finite number."""
-    array = np.asarray(value, np.float64)
-    return _require(name, array, np.isfinite(array), "")
-
-
-def positive(name: str, value: ArrayLike) -> Array:
-    """`value` as float64; ValueError that names it unless every entry is finite and > 0."""
-    array = np.asarray(value, np.float64)
-    return _require(name, array, array > 0.0, " and > 0")
-
-
-def nonnegative(name: str, value: ArrayLike) -> Array:
-    """`value` as float64; ValueError that names it unless every entry is finite and >= 0."""
-    array = np.asarray(value, np.float64)
-    return _require(name, array, array >= 0.0, " and >= 0")
-
-
-def _require(name: str, array: Array, allowed: NDArray[np.bool_], want: str) -> Array:
-    bad = ~(allowed & np.isfinite(array))
-    if np.any(bad):
-        raise ValueError(f"{name} must be finite{want}, got {array[bad][0]}")
-    return array
-
-
-def invert(curve: Callable[[Array], tuple[Array, Array]], log_value: Array, start: Array) -> Array:
-    """The t > 0 where the logarithm of a rising curve has a given value, by Newton's method on ln t -> ln curve.
-
-    `curve` returns (ln height, d ln height / d ln t); all shapes agree. Meant for curves that are nearly
-    straight in logarithms: from the starts used here a sixth step no longer moves the result.
-    """
-    log_t = np.log(start)
-    for _ in range(6):
-        log_height, slope = curve(np.exp(log_t))
-        log_t = log_t - (log_height - log_value) / slope
-    return np.exp(log_t)
-
-
-def _best_ratio(n: Array, beta: Array) -> Array:
-    """The t > 0 with (n / beta) (1 + t) mmse(t) = 1 where n > beta, else 0."""
-    opened = n > beta
-    # ln(n / beta), where n / beta rounds near 1 and overflows far from it
-    close = opened & (n / 2.0 < beta)
-    near = -np.log1p(-np.where(close, n - beta, 0.0) / n)
-    gap = np.where(close, near, np.where(opened, np.log(n) - np.log(beta), 1.0))
-    start = np.cbrt(1.5 * gap) + 2.0 * gap
-    return np.where(opened, invert(_linear_gap, np.log(gap), start), 0.0)
-
-
-def _linear_gap(t: Array) -> tuple[Array, Array]:
-    """-ln((1 + t) mmse(t)), by how much the best estimate of X beats the best linear one, for `invert`."""
-    sech, sech_cubed = _sech_means(t)
-    gap = t / 2.0 - np.log1p(t) - np.log(sech)
-    small = t < 0.1
-    excess = _squared_difference(np.where(small, t, 0.0))
-    gap = np.where(small, -np.log1p(-(1.0 + t) * excess), gap)
-    return np.log(gap), t * (sech_cubed / sech - 1.0 / (1.0 + t)) / gap
-
-
-def _squared_difference(t: Array) -> Array:
-    """1 / (1 + t) - mmse(t) = E[(E[X | Y] - linear estimate)^2], orthogonal to the error of E[X | Y].
-
-    It is 2 t^3 / 3 near 0, where the difference of the two terms would cancel; a mean of squares does not. Nor
-    do tanh w and w / (1 + t) in it, as w (c - t) / ((1 + c) (1 + t)) up to sign with c = w / tanh w - 1: by
-    Lambert's continued fraction, c = w^2 / (3 + w^2 / (5 + ...)).
-    """
-    w, weights = _normal_rule(t)
-    small = np.minimum(w, 1.0)
-    c = np.zeros_like(w)
-    for odd in range(21, 1, -2):
-        c = np.square(small) / (odd + c)
-    c = np.where(w < 1.0, c, w / np.tanh(np.maximum(w, 1.0)) - 1.0)
-    t = np.asarray(t)[..., None]
-    difference = w * (c - t) / ((1.0 + c) * (1.0 + t))
-    return np.exp(-t[..., 0] / 2.0) * np.sum(weights * np.cosh(w) * np.square(difference), axis=-1)
-
-
 def _small_mismatch(t: Array) -> Array:
     """`prior_mismatch`'s KL for small t, where its terms cancel, as the integral of dKL/dm over the minima.
 
@@ -229,7 +239,7 @@ def _small_mismatch(t: Array) -> Array:
     path = t[..., None] * (1.0 + nodes) / 2.0
     variance = 1.0 - path * mmse(path)
     slope = _separation_slope(path)
-    return t / 4.0 * np.sum(weights * (1.0 + path) * _squared_difference(path) / variance * slope, axis=-1)
+    return t / 4.0 * np.sum(weights * (1.0 + path) * squared_difference(path) / variance * slope, axis=-1)
 
 
 def _separation(t: Array) -> tuple[Array, Array]:
@@ -239,30 +249,5 @@ def _separation(t: Array) -> tuple[Array, Array]:
 
 
 def _separation_slope(t: Array) -> Array:
-    error, curvature = (np.exp(-t / 2.0) * mean for mean in _sech_means(t))
+    error, curvature = (np.exp(-t / 2.0) * mean for mean in sech_means(t))
     return 1.0 - 2.0 * t * error + np.square(t) * curvature
-
-
-def _entropy_mean(t: Array) -> Array:
-    """E[cosh(w) H(w)] of `conditional_entropy`."""
-    w, weights = _normal_rule(t)
-    ratio = np.exp(-2.0 * w)
-    entropy = np.log1p(ratio) / ratio + 2.0 * w / (1.0 + ratio)
-    return np.sum(weights * np.exp(-w) * (1.0 + ratio) / 2.0 * entropy, axis=-1)
-
-
-def _sech_means(t: Array) -> tuple[Array, Array]:
-    """E[sech w], E[sech^3 w], w = sqrt(t) eps: times exp(-t / 2) they are mmse(t) and minus its slope."""
-    w, weights = _normal_rule(t)
-    sech = 1.0 / np.cosh(w)
-    return np.sum(weights * sech, axis=-1), np.sum(weights * sech**3, axis=-1)
-
-
-def _normal_rule(t: Array) -> tuple[Array, Array]:
-    """Nodes w >= 0 and weights, [..., 191]: E[f(sqrt(t) eps)] = sum(weights * f(w)) for even f.
-
-    The nodes keep pace with both the Gaussian, sqrt(t) wide, and sech, 1 wide: w = x sqrt(t / (1 + t)).
-    """
-    std = 1.0 / np.sqrt(1.0 + t)[..., None]
-    w = np.sqrt(t)[..., None] * std * _NODES
-    return w, std * np.exp(-np.square(std * _NODES) / 2.0) * _WEIGHTS
