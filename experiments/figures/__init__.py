@@ -24,7 +24,10 @@ from experiments.figures.codes import (
     plot_truncated,
 )
 from experiments.figures.history import figure_history, plot_history
+from experiments.figures.one_knob import figure_one_knob, plot_one_knob
 from experiments.figures.proof import figure_proof, plot_code_widths, plot_nearest_mixtures, plot_prior_mismatch
+from experiments.figures.rate_distortion import figure_rate_distortion, plot_rate_distortion
+from experiments.figures.repairs import figure_repairs, plot_repairs
 from experiments.figures.runs import (
     figure_costs,
     figure_data,
@@ -62,6 +65,9 @@ FIGURES = (
     figure_by_hand,
     figure_price,
     figure_transition,
+    figure_repairs,
+    figure_rate_distortion,
+    figure_one_knob,
     figure_history,
 )
 
@@ -75,8 +81,11 @@ __all__ = [
     "figure_history",
     "figure_learning",
     "figure_map",
+    "figure_one_knob",
     "figure_price",
     "figure_proof",
+    "figure_rate_distortion",
+    "figure_repairs",
     "figure_transition",
     "figure_truncated",
     "load",
@@ -100,7 +109,10 @@ __all__ = [
     "plot_lower_codes",
     "plot_mixture",
     "plot_nearest_mixtures",
+    "plot_one_knob",
     "plot_prior_mismatch",
+    "plot_rate_distortion",
+    "plot_repairs",
     "plot_steep_map",
     "plot_transition",
     "plot_truncated",

@@ -46,7 +46,7 @@ def steep_excess(a: float) -> np.ndarray:
 
 def trained_two_layers(results: Saved) -> float | None:
     """The median loss of two layers at n = WIDTH and beta = 1, where there are such runs."""
-    own = (2, WIDTH) in premises.settings(results) and premises.beta(results) == 1.0
+    own = (2, WIDTH) in premises.settings(results) and premises.as_published(results.rows)
     return selection.median(results, 2, WIDTH, "loss") if own else None
 
 
@@ -103,7 +103,7 @@ def plot_mixture(results: Saved, ax: Axes | None = None) -> Axes:
     beta, n = premises.beta(results), np.geomspace(*style.width_range(widths), 200)
     colour = style.depth_colour(1)
     axes.plot(n, limits.limit(1, n, beta), color=colour, linewidth=1.2, label="VAE of 1 layer: limit")
-    if 1 in selection.depths(results.rows):
+    if 1 in selection.depths(results.rows) and premises.plain(results.rows):
         own = selection.widths(results.rows, 1)
         axes.plot(own, premises.series(results, 1, "loss"), "o", color=colour, markersize=5, label="trained, median")
     fitted = [handbuilt.fit_mixture(width).loss for width in widths]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from experiments import figures
 from experiments.figures import premises, selection
 from experiments.figures.selection import Saved
-from experiments.report import text, theory
+from experiments.report import repairs, text, theory
 
 
 class Section(NamedTuple):
@@ -109,4 +109,9 @@ STORY = (
     Chapter((Section("Models made by hand", always, theory.tell_by_hand),), "", figures.figure_by_hand),
     Chapter((Section("Item by item", always, text.tell_items),), "", figures.figure_price),
     Chapter((Section("Where the code opens", always, text.tell_transition),), "", figures.figure_transition),
+    Chapter((Section("What each repair buys", always, repairs.tell_repairs),), "", figures.figure_repairs),
+    Chapter(
+        (Section("Rate and distortion", always, repairs.tell_rate_distortion),), "", figures.figure_rate_distortion
+    ),
+    Chapter((Section("One knob", always, repairs.tell_one_knob),), "", figures.figure_one_knob),
 )
