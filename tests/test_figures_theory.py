@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from experiments import figures
 from experiments.figures import by_hand, proof
+from experiments.figures.families import PLAIN
 from experiments.figures.selection import Saved
 from experiments.report import theory
 from vae_bit import handbuilt, limits
@@ -22,7 +23,14 @@ Z = np.linspace(-12, 12, 4001)
 
 def table(loss, layers=2, n=1000, beta=1.0, gap=0.0) -> Saved:
     """Results of one run, without its model."""
-    rows: Any = {"layers": layers, "n": n, "beta": beta, "learning_rate": 0.01, "loss": loss, "gap": gap}
+    rows: Any = PLAIN._asdict() | {
+        "layers": layers,
+        "n": n,
+        "beta": beta,
+        "learning_rate": 0.01,
+        "loss": loss,
+        "gap": gap,
+    }
     rows = {name: np.array([value]) for name, value in rows.items()}
     return Saved(Path(), rows, {}, rows, [], RECIPE, {})
 

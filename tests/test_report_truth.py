@@ -18,6 +18,7 @@ from vae_bit.sweep import plan
 from vae_bit.training import Metrics
 
 THEORY = ("Why the code must leave the prior", "Models made by hand")  # true of every run
+OF_ONE_SETTING = ("costs", "learning", "encoding", "truncated", "decoder", "by_hand", "price")
 BETA = ("--n=1", "--layers=1", "--beta=0.7,0.8333,0.95", "--steps=600", "--seeds=2")
 FREE = ("--objective=free_bits", "--n=1,5", "--steps=600", "--seeds=2")
 DREG = (
@@ -121,9 +122,7 @@ def test_under_dreg_costs_that_rise_are_not_said_to_fall(sweep, story):
 def test_pictures_say_what_was_chosen(sweep, flags):
     loaded = sweep(flags)
     beta, objective = loaded.rows["beta"][0], loaded.recipe["objective"]
-    drawn = [
-        function for function in figures.FIGURES[1:-2] if function not in (figures.figure_map, figures.figure_proof)
-    ]
+    drawn = [getattr(figures, f"figure_{name}") for name in OF_ONE_SETTING]
     for function in drawn:
         above = titles(function(loaded))
         assert f"objective: {objective}" in above and f"β = {beta:g}" in above and "learning rate = 0.01" in above

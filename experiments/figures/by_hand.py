@@ -15,9 +15,9 @@ from vae_bit.limits import LN2
 
 WIDTH = 1000  # n, the post's choice for two layers
 SLOPE = 10  # of the decoder's logits by hand: at this n another gains less than 1e-5 nats
-SEPARATIONS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8)  # a
+SEPARATIONS = (1, 1.5, 2, 3, 4, 6, 8)  # a
 STEEP = (4, 5, 6)  # a, of the steep maps
-NOISE = np.geomspace(1e-3, 0.5, 24)  # s
+NOISE = np.geomspace(1e-3, 0.5, 12)  # s
 
 
 class HandLoss(NamedTuple):

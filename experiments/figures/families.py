@@ -146,18 +146,22 @@ def optimum(family: Family, n: ArrayLike, beta: float) -> tuple[np.ndarray, np.n
     return best.loss, best.recon, best.kl
 
 
-def excess(family: Family) -> np.ndarray:
-    """limit / beta - ln 2 at each of PRESSURES, where it is known."""
-    if not bounded(family):
-        return np.full(PRESSURES.shape, np.nan)
-    return np.zeros(PRESSURES.shape) if reaches_entropy(family) else _mixture(components(family.posterior))[0] - LN2
+def excess(family: Family) -> tuple[np.ndarray, np.ndarray]:
+    """Values of n_eff / beta > 1, and limit / beta - ln 2 there, of a family whose limit is found by search."""
+    pressure, loss, _, _ = _optima(components(family.posterior))
+    return pressure, loss - LN2
 
 
 def trade_off(family: Family) -> tuple[np.ndarray, np.ndarray]:
     """KL and recon / n_eff of the optima of one layer with q a mixture, from no code on: the same curve for every n."""
-    _, kl, recon = _mixture(components(family.posterior))
+    pressure, _, kl, recon = _optima(components(family.posterior))
     share = np.linspace(0, 1, 100, endpoint=False)  # of the way to the first code, along which nothing bends
-    return np.append(share * kl[0], kl), np.append(LN2 - share * (LN2 - recon[0] / PRESSURES[0]), recon / PRESSURES)
+    return np.append(share * kl[0], kl), np.append(LN2 - share * (LN2 - recon[0] / pressure[0]), recon / pressure)
+
+
+def searched(family: Family) -> bool:
+    """Whether its optimum is known and is reached: one layer, q a mixture of so many Gaussians, prior N(0, 1)."""
+    return bounded(family) and not reaches_entropy(family)
 
 
 def _rank(family: Family) -> tuple:
@@ -166,10 +170,14 @@ def _rank(family: Family) -> tuple:
 
 
 @cache
-def _mixture(number: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss, KL and recon at beta = 1 of one layer, q a mixture, at each of PRESSURES."""
-    best = limits.one_layer(PRESSURES) if number == 1 else limits.mixture(PRESSURES, int(number))
-    return best.loss, best.kl, best.recon
+def _optima(number: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pressures, and loss, KL and recon at beta = 1, of one layer with q a mixture of so many Gaussians."""
+    if number == 1:
+        fine = 1 + np.geomspace(PRESSURES[0] - 1, PRESSURES[-1] - 1, 400)
+        best = limits.one_layer(fine)
+        return fine, best.loss, best.kl, best.recon
+    best = limits.mixture(PRESSURES, int(number))
+    return PRESSURES, best.loss, best.kl, best.recon
 
 
 def colours(families: list[Family]) -> dict[Family, tuple]:

@@ -150,8 +150,9 @@ def pushed_open(results: Saved) -> bool:
 
 
 def priced(results: Saved) -> bool:
-    """Whether the loss is what training minimised, and what is left of it at the largest n is a code's price."""
-    return trains_elbo(results.recipe) and all(encodes(results, *pair) for pair in largest(results))
+    """Whether training minimised the loss, its limit is known, and what is left at the largest n is a code's price."""
+    known = bool(np.all(np.isfinite(results.rows["limit"])))
+    return trains_elbo(results.recipe) and known and all(encodes(results, *pair) for pair in largest(results))
 
 
 def one_layer_pays_more(results: Saved) -> bool:

@@ -36,10 +36,9 @@ def plot_rate_distortion(
     axes.plot(*bottom(), ":", color=style.INK, linewidth=1.4, label=f"KL + reconstruction / {EFFECTIVE} = ln 2")
     drawn = set()
     for family, colour in families.colours(own).items():
-        curve = family.posterior if not families.reaches_entropy(family) and families.bounded(family) else None
-        if curve and curve not in drawn:
+        if families.searched(family) and family.posterior not in drawn:
             axes.plot(*families.trade_off(family), color=colour, linewidth=1.2)
-        drawn.add(curve)
+            drawn.add(family.posterior)
         kl, distortion = medians(families.own(rows, family))
         axes.plot(kl, distortion, families.marker(family), color=colour, markersize=5, label=families.words(family))
     title = "the same, logarithmic" if logarithmic else "distortion against rate"

@@ -74,6 +74,7 @@ def about(results: Saved) -> str:
 
 def _limit(axes: Axes, family: Family, beta: float, colour: tuple) -> None:
     """The family's limit as a curve of real n, where it is above 0."""
-    if family.word_dropout > 0 and not families.reaches_entropy(family):
-        n = 1 + (families.PRESSURES * beta - 1) / family.word_dropout
-        axes.plot(n, beta * families.excess(family), color=colour, linewidth=1.2)
+    if family.word_dropout > 0 and families.searched(family):
+        pressure, excess = families.excess(family)
+        n = 1 + (pressure * beta - 1) / family.word_dropout
+        axes.plot(n, beta * excess, color=colour, linewidth=1.2)

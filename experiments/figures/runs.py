@@ -217,8 +217,8 @@ def _trained(axes: Axes, rows: Table, layers: int, name: str) -> None:
 def _limit(axes: Axes, results: Saved, layers: int, name: str) -> None:
     """The exact limit: a curve over real n; the reconstruction cost of what approaches ln 2 tends to 0."""
     family = families.drawn(results, layers)
-    searched = not families.reaches_entropy(family) and families.components(family.posterior) > 1
-    n = np.geomspace(*style.width_range(selection.widths(results.rows)), 30 if searched else 400)
+    quick = family.posterior == "gaussian" or not families.searched(family)
+    n = np.geomspace(*style.width_range(selection.widths(results.rows)), 400 if quick else 30)
     loss, recon, kl = families.optimum(family, n, premises.beta(results))
     height = {"loss": loss, "recon_per_dim": recon / n, "kl": kl}[name]
     line = "-" if layers == 1 else "--"

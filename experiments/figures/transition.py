@@ -51,7 +51,8 @@ def plot_transition(results: Saved, quantity: Quantity, ax: Axes | None = None, 
         axes.axhline(LN2, color=style.PALE, linewidth=1, linestyle="--", label="ln 2, the bit")
     if quantity == "mean":
         _power_law(axes.inset_axes((0.42, 0.25, 0.52, 0.42)))
-    axes.set(xscale="log", xlabel=f"{EFFECTIVE} / β", title=QUANTITIES[quantity])
+    blank = np.any(of_gaussians(results)["word_dropout"] < 1)
+    axes.set(xscale="log", xlabel=f"{EFFECTIVE} / β" if blank else "n / β", title=QUANTITIES[quantity])
     if legend:
         axes.legend(loc=(0.13, 0.03) if quantity == "mean" else "best")
     return axes

@@ -42,8 +42,8 @@ def tell_data(results: Saved) -> str:
     latent number z with a Gaussian prior should be enough to hold a bit. This is what {results.rows["n"].size}
     variational autoencoders made of it. They were trained to maximise {premises.objective(results.recipe)}, with
     &beta; = {premises.beta(results):g} as the KL's weight. {other}{family} The loss is reconstruction
-    cost + &beta; KL, the negative of the ELBO, whatever was trained. All numbers are exact integrals, but for the learning curves.
-    {medians}</p>"""
+    cost + &beta; KL, the negative of the ELBO, whatever was trained. All numbers are exact integrals, but for the
+    learning curves. {medians}</p>"""
 
 
 def tell_smallest(results: Saved) -> str:
@@ -134,9 +134,10 @@ def tell_losses(results: Saved, then: Callable[[int, int], str]) -> str:
     for layers, n in premises.largest(results):
         loss, limit = (nats(median(results, layers, n, name)) for name in ("loss", "limit"))
         family, pressure = families.drawn(results, layers), premises.pressure(results, n)
-        reached = not families.reaches_entropy(family) or pressure <= premises.beta(results)
+        reached = families.searched(family) or pressure <= premises.beta(results)
         reach = "the best that any networks could reach" if reached else "the limit, approached and never reached,"
-        words.append(f"With {at(layers, n)} the loss is {loss} nats; {reach} is {limit}{then(layers, n)}.")
+        bound = f"; {reach} is {limit}" if families.bounded(family) else ""
+        words.append(f"With {at(layers, n)} the loss is {loss} nats{bound}{then(layers, n)}.")
     beside = "The post's own runs, shown beside, were estimated from samples, and may therefore lie a little below."
     return " ".join([*words, beside if premises.post_runs(results) else ""])
 
