@@ -16,7 +16,7 @@ from sweeps import LABELS, alone
 
 from experiments import figures
 from experiments.cli import BadInput
-from experiments.figures import premises, runs, selection, style
+from experiments.figures import families, premises, runs, selection, style
 from experiments.figures.selection import Missing
 from vae_bit import limits, runner
 from vae_bit.store import results
@@ -81,7 +81,7 @@ def test_one_setting_is_drawn_and_the_rest_is_named(loaded):
 
 def test_beta_one_is_preferred_then_the_best_learning_rate():
     rows = {"beta": np.array([0.5, 1, 1, 1]), "learning_rate": np.array([1, 1, 2, 2.0]), "status": np.full(4, "ok")}
-    rows |= {name: np.full(4, label) for name, label in LABELS._asdict().items()}
+    rows |= {name: np.full(4, label) for name, label in (LABELS._asdict() | families.PLAIN._asdict()).items()}
     chosen, notices = selection.one_setting(rows | {"gap": np.array([0.0, 0.5, 0.1, 0.2])})
     np.testing.assert_array_equal(chosen, [False, False, True, True])
     assert len(notices) == 2
@@ -167,12 +167,17 @@ def test_one_colour_for_an_n(loaded):
 
 
 def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
-    """Everything is drawn but the two-layer map."""
+    """Everything is drawn but the two-layer map, repairs, which there are none of, and knobs, of which one is turned."""
     loaded = selection.load(write(tmp_path / "one", tiny["default"], [at_n(trained[0], 1)]), tiny["default"].model)
     with pytest.raises(Missing, match="2 layers"):
         figures.figure_map(loaded)
+    with pytest.raises(Missing, match="another q, prior or decoder, or 2 layers"):
+        figures.figure_repairs(loaded)
+    with pytest.raises(Missing, match="two of n, beta and word_dropout"):
+        figures.figure_one_knob(loaded)
+    lacking = figures.figure_map, figures.figure_repairs, figures.figure_one_knob, figures.figure_history
     for function in figures.FIGURES:
-        if function not in (figures.figure_map, figures.figure_history):
+        if function not in lacking:
             function(loaded).draw_without_rendering()
 
 
@@ -180,8 +185,9 @@ def test_a_run_of_two_layers_alone(tmp_path, tiny, trained):
     loaded = selection.load(write(tmp_path / "two", tiny["default"], [trained[1]]), tiny["default"].model)
     with pytest.raises(Missing, match="--history"):
         figures.figure_history(loaded)
-    for function in figures.FIGURES[:-1]:
-        function(loaded).draw_without_rendering()
+    for function in figures.FIGURES:
+        if function not in (figures.figure_one_knob, figures.figure_history):
+            function(loaded).draw_without_rendering()
 
 
 def test_summary_of_a_sweep_that_diverged(folder, tmp_path):
@@ -228,12 +234,13 @@ def command(*argv):
     return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_draws_all_ten(quick_compile, tmp_path):
+def test_the_command_draws_all(quick_compile, tmp_path):
     out = tmp_path / "run"
     runner.run(n=[5], learning_rate=[1e-2, 1e30], seeds=1, steps=20, history=1, out=out)
     done = command(f"--run={out}", "--format=svg")
     assert done.returncode == 0, done.stderr
-    assert {path.name.split("_")[0] for path in (out / "figures").glob("*.svg")} == {str(i) for i in range(1, 11)}
+    drawn = {path.stem.split("_", 1)[1] for path in (out / "figures").glob("*.svg")}
+    assert drawn == {function.__name__.removeprefix("figure_") for function in figures.FIGURES} - {"one_knob"}
     assert "skipped 2 of 4 runs: diverged" in done.stdout
 
 
@@ -241,8 +248,9 @@ def test_of_models_that_are_not_known_all_but_their_insides_is_drawn(folder, tmp
     out = shutil.copytree(folder, tmp_path / "run")
     done = command(f"--run={out}", "--format=svg")
     assert done.returncode == 0, done.stderr
-    assert [path.name[0] for path in sorted((out / "figures").glob("*.svg"))] == list("1238")
-    assert done.stdout.count("the model, which is no preset's: figures.load(.., model=..)") == 5
+    drawn = {path.stem.split("_", 1)[1] for path in (out / "figures").glob("*.svg")}
+    assert drawn == {"data", "costs", "learning", "by_hand", "price", "repairs", "rate_distortion", "one_knob"}
+    assert done.stdout.count("the model, which is no preset's: figures.load(.., model=..)") == 6
 
 
 def test_the_command_refuses_a_foreign_folder(tmp_path):

@@ -32,8 +32,19 @@ PANELS = {  # of a figure, where its axes' number is the key's second part
     ("map", 3): lambda _, ax: figures.plot_hand_z1(ax),
     ("map", 4): lambda _, ax: figures.plot_hand_z2(ax),
     ("map", 5): lambda loaded, ax: figures.plot_hand_cost(loaded, 5, ax),
+    ("proof", 0): lambda _, ax: figures.plot_nearest_mixtures(ax),
+    ("proof", 1): lambda loaded, ax: figures.plot_prior_mismatch(loaded, ax),
+    ("proof", 2): lambda loaded, ax: figures.plot_code_widths(loaded, ax),
+    ("by_hand", 0): lambda loaded, ax: figures.plot_hand_loss(loaded, ax),
+    ("by_hand", 1): lambda loaded, ax: figures.plot_steep_map(loaded, ax),
+    ("by_hand", 2): lambda loaded, ax: figures.plot_mixture(loaded, ax),
     ("price", 1): lambda loaded, ax: figures.plot_loss_parts(loaded, 2, ax),
     ("price", 2): lambda loaded, ax: figures.plot_kl_parts(loaded, 1, ax),
+    ("repairs", 0): lambda loaded, ax: figures.plot_repairs(loaded, ax),
+    ("rate_distortion", 0): lambda loaded, ax: figures.plot_rate_distortion(loaded, ax),
+    ("rate_distortion", 1): lambda loaded, ax: figures.plot_rate_distortion(loaded, ax, logarithmic=True),
+    ("one_knob", 0): lambda loaded, ax: figures.plot_one_knob(loaded, "information", ax),
+    ("one_knob", 1): lambda loaded, ax: figures.plot_one_knob(loaded, "loss", ax),
     ("transition", 0): lambda loaded, ax: figures.plot_transition(loaded, "mean", ax),
     ("transition", 3): lambda loaded, ax: figures.plot_transition(loaded, "mutual_information", ax),
 }
@@ -108,3 +119,5 @@ def test_a_panel_that_the_run_has_no_data_for(loaded):
         figures.plot_costs(loaded, unknown)
     with pytest.raises(ValueError, match="quantity: got 'other', expected one of mean, std, kl, mutual_information"):
         figures.plot_transition(loaded, unknown)
+    with pytest.raises(ValueError, match="outcome: got 'other', expected one of information, loss"):
+        figures.plot_one_knob(loaded, unknown)

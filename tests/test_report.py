@@ -13,7 +13,7 @@ import pytest
 from sweeps import alone
 
 from experiments.figures import selection
-from experiments.report import page, story, text
+from experiments.report import page, repairs, story, text, theory
 from vae_bit.store import files, results, table
 
 ABOUT = {"argv": ["sweep", "--n=2,5", "--note=<b>"], "versions": {"numpy": np.__version__}}
@@ -54,7 +54,7 @@ class Outline(HTMLParser):
 def test_one_file_that_loads_nothing(document):
     outline = Outline(document)
     assert outline.open == []
-    assert len(outline.sources) == 9
+    assert len(outline.sources) == 14
     for source in outline.sources:
         kind, data = source.split(",", 1)
         assert kind == "data:image/svg+xml;base64" and b"<svg" in base64.b64decode(data)
@@ -96,7 +96,7 @@ def test_every_number_follows_the_results(folder, document, tmp_path, tiny):
 
 def test_no_number_is_typed_in():
     """Prose holds numbers of one digit at most: the names of the two points, of layers and of powers."""
-    for module in (text, story, page):
+    for module in (text, theory, repairs, story, page):
         prose = re.findall(r'f?"""(.*?)"""', inspect.getsource(module), re.S)
         prose = [re.sub(r"\{[^{}]*\}", "", part) for part in prose]
         assert not any(re.search(r"\d\.\d|\d\d", part) for part in prose)
@@ -108,7 +108,7 @@ def test_what_is_missing_is_said(tmp_path, tiny, trained, monkeypatch):
     document = page.page(selection.load(tmp_path, tiny["default"].model))
     assert "Two layers (needs runs with 1 layer and with 2 layers at one n)" in document
     assert "Why two layers work (needs runs with 2 layers)" in document
-    assert len(Outline(document).sources) == 7
+    assert len(Outline(document).sources) == 11
 
 
 def test_numbers_are_readable():

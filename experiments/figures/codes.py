@@ -44,7 +44,7 @@ def plot_encoding(results: Saved, layers: int, ax: Axes | None = None, legend: b
     for n in selection.widths(results.rows, layers):
         q = median_model(results, layers, n).top_density(Z).mean(0)
         axes.plot(Z, q, color=colours[n], label=f"n = {n:,}")
-    _prior(axes)
+    _prior(axes, results)
     axes.set(xlabel=top(layers), ylabel="density q(z) of the top layer", title=style.depth_name(layers), ylim=0)
     if legend:
         axes.legend(title="q(z)")
@@ -56,7 +56,7 @@ def figure_truncated(results: Saved) -> Figure:
     """Prior, q(z) and q(z | x) of the top layer at the largest n, and half Gaussians, whose mean is the prior."""
     n = selection.widths(results.rows)[-1]
     depths = [layers for layers in selection.depths(results.rows) if n in selection.widths(results.rows, layers)]
-    pays = n > premises.beta(results)
+    pays = premises.pressure(results, n) > premises.beta(results) and np.all(results.rows["prior"] == "normal")
     title = f"n = {n:,}: q(z | x), and half Gaussians" + (", which would be ideal" if pays else "")
     figure = style.new(style.columns(depths), 4.6, title, setting(results))
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)
@@ -75,7 +75,7 @@ def plot_truncated(results: Saved, layers: int, n: int, ax: Axes | None = None, 
     for density, name, colour in zip(densities, POINT_NAMES, style.POINTS, strict=True):
         axes.fill_between(Z, density, color=colour, alpha=0.45, linewidth=0, label=f"q(z | {name})")
     axes.plot(Z, densities.mean(0), color=style.INK, label="q(z)")
-    _prior(axes)
+    _prior(axes, results)
     axes.plot(Z, 2 * selection.density(Z, PRIOR), ":", color=style.INK, linewidth=1.4, label="half Gaussians")
     axes.vlines(0, 0, 2 * selection.density(np.zeros(()), PRIOR), linestyle=":", color=style.INK, linewidth=1.4)
     axes.set(xlabel=top(layers), ylabel="density, z of the top layer", title=named(layers, n), ylim=0)
@@ -111,7 +111,7 @@ def plot_decoder(results: Saved, layers: int, n: int, ax: Axes | None = None, le
     colour, probability = style.depth_colour(layers), model.probability(Z)
     q = model.top_density(Z).mean(0)
     axes.fill_between(Z, q, color=style.PALE, alpha=0.5, linewidth=0, label="q(z)")
-    _prior(axes)
+    _prior(axes, results)
     axes.fill_between(Z, probability.min(0), probability.max(0), color=colour, alpha=0.25, linewidth=0)
     axes.plot(Z, probability.mean(0), color=colour, label=f"p($x_i$ = 1 | z), {style.depth_name(layers)}")
     axes.set(xlabel=top(layers), ylabel="density; probability", title=named(layers, n), ylim=(0, 1.05))
@@ -148,5 +148,7 @@ def named(layers: int, n: int) -> str:
     return f"{style.depth_name(layers)}, n = {n:,}"
 
 
-def _prior(axes: Axes) -> None:
-    axes.plot(Z, selection.density(Z, PRIOR), "--", color=style.INK, linewidth=1.2, label="prior p(z)")
+def _prior(axes: Axes, results: Saved) -> None:
+    """N(0, 1), where a learned prior begins."""
+    label = "prior p(z)" if np.all(results.rows["prior"] == "normal") else "N(0, 1)"
+    axes.plot(Z, selection.density(Z, PRIOR), "--", color=style.INK, linewidth=1.2, label=label)

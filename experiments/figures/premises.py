@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from experiments.figures import selection, style
+from experiments.figures import families, selection, style
 from experiments.figures.selection import Missing, Saved
 from vae_bit.limits import LN2
 from vae_bit.store.table import COLLAPSED, Table
@@ -52,8 +52,15 @@ def trains_elbo(recipe: Mapping[str, Any]) -> bool:
 
 
 def setting(recipe: Mapping[str, Any], rows: Table, every: Table) -> str:
-    """What was chosen for the runs `rows`, which share one beta and learning rate, among all runs `every`."""
+    """What was chosen for the runs `rows`, which share one value of each of `selection.CHOSEN`, among `every`."""
     chosen = [objective_name(recipe)]
+    for name in ("posterior", "prior", "decoder", "word_dropout"):
+        trained = np.unique(every[name]).size
+        if trained > 1 or (rows[name].size and rows[name][0] != selection.PREFERRED[name]):
+            among = f" (one of {trained} trained)" if trained > 1 else ""
+            chosen += [
+                f"{name.replace('_', ' ')}: {selection.short(value)}{among}" for value in np.unique(rows[name]).tolist()
+            ]
     for name, symbol in (("beta", "β"), ("learning_rate", "learning rate")):
         trained = np.unique(every[name]).size
         among = f" (one of {trained} trained)" if trained > 1 else ""
@@ -64,6 +71,21 @@ def setting(recipe: Mapping[str, Any], rows: Table, every: Table) -> str:
 def beta(results: Saved) -> float:
     """The weight of the KL in the runs that are drawn."""
     return results.rows["beta"][0].item()
+
+
+def plain(rows: Table) -> bool:
+    """Whether q is Gaussian, p(z) is N(0, 1), and the decoder sees z alone, as in the post."""
+    return all(np.all(rows[name] == selection.PREFERRED[name]) for name in ("posterior", "prior", "word_dropout"))
+
+
+def as_published(rows: Table) -> bool:
+    """Whether the post's own runs are of the same kind."""
+    return plain(rows) and bool(np.all(rows["beta"] == 1.0))
+
+
+def pressure(results: Saved, n: int) -> float:
+    """n_eff, for how many dimensions the decoder that is drawn needs z at an n."""
+    return float(families.effective(n, results.rows["word_dropout"][0]))
 
 
 def settings(results: Saved) -> list[tuple[int, int]]:
@@ -123,12 +145,14 @@ def pushed_open(results: Saved) -> bool:
     """Whether a larger n has forced a code: under the ELBO each dimension then costs less, and the code is used."""
     costs = [series(results, layers, "recon_per_dim") for layers in selection.depths(results.rows)]
     used = all(encodes(results, *pair) for pair in largest(results))
-    return trains_elbo(results.recipe) and used and all(map(falls, costs))
+    alone = bool(np.all(results.rows["word_dropout"] == 1.0))
+    return trains_elbo(results.recipe) and alone and used and all(map(falls, costs))
 
 
 def priced(results: Saved) -> bool:
-    """Whether the loss is what training minimised, and what is left of it at the largest n is a code's price."""
-    return trains_elbo(results.recipe) and all(encodes(results, *pair) for pair in largest(results))
+    """Whether training minimised the loss, its limit is known, and what is left at the largest n is a code's price."""
+    known = bool(np.all(np.isfinite(results.rows["limit"])))
+    return trains_elbo(results.recipe) and known and all(encodes(results, *pair) for pair in largest(results))
 
 
 def one_layer_pays_more(results: Saved) -> bool:
@@ -149,7 +173,8 @@ def has_valley(results: Saved, layers: int, n: int) -> bool:
 
 def leaves_prior(results: Saved) -> bool:
     """Whether one layer's code at the largest n has a valley where the prior is highest."""
-    return any(has_valley(results, *pair) for pair in largest(results) if pair[0] == 1)
+    normal = bool(np.all(results.rows["prior"] == "normal"))
+    return normal and any(has_valley(results, *pair) for pair in largest(results) if pair[0] == 1)
 
 
 def only_one_layer_leaves(results: Saved) -> bool:
@@ -158,6 +183,7 @@ def only_one_layer_leaves(results: Saved) -> bool:
     deeper = [value for (layers, _), value in far.items() if layers > 1]
     return (
         trains_elbo(results.recipe)
+        and plain(results.rows)
         and leaves_prior(results)
         and falls(series(results, 1, "marginal_kl")[::-1])
         and len(deeper) > 0
@@ -174,7 +200,7 @@ def legible_width(results: Saved) -> int:
 def averages(results: Saved) -> bool:
     """Whether one layer, where draws are shown, makes of its valley more than one in 20 that is no data point."""
     n = legible_width(results)
-    own = n > 1 and (1, n) in settings(results)
+    own = n > 1 and (1, n) in settings(results) and bool(np.all(results.rows["prior"] == "normal"))
     return own and selection.median(results, 1, n, "valid_mass") < 0.95 and has_valley(results, 1, n)
 
 
@@ -189,7 +215,7 @@ def second_layer_helps(results: Saved) -> bool:
 
 def steep_map(results: Saved) -> bool:
     """Whether the two-layer model of the largest n is near its limit by z_1 that follows z_2 along a steep map."""
-    own = [pair for pair in largest(results) if pair[0] == 2]
+    own = [pair for pair in largest(results) if pair[0] == 2 and plain(results.rows)]
     near = all(selection.median(results, *pair, "gap") < NEAR and encodes(results, *pair) for pair in own)
     return bool(own) and near and all(is_steep(selection.median_model(results, *pair)) for pair in own)
 
@@ -204,5 +230,5 @@ def is_steep(model: TrainedModel) -> bool:
 
 def post_runs(results: Saved) -> list[dict]:
     """The post's own runs of the same depths and n, if beta is 1 as theirs."""
-    own = settings(results) if beta(results) == 1.0 else []
+    own = settings(results) if as_published(results.rows) else []
     return [run for run in selection.published() if (run["layers"], run["n"]) in own]

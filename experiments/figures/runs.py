@@ -11,9 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figures import premises, selection, style
+from experiments.figures import families, premises, selection, style
 from experiments.figures.selection import Saved
-from vae_bit import limits
 from vae_bit.limits import LN2
 from vae_bit.store.table import Table
 
@@ -77,7 +76,7 @@ def plot_costs(
     axes, rows = style.panel(ax), results.rows
     for layers in selection.depths(rows):
         _trained(axes, rows, layers, measure)
-        _limit(axes, rows, layers, measure)
+        _limit(axes, results, layers, measure)
         if published:
             _published(axes, rows, layers, measure)
     style.width_axis(axes, selection.widths(rows))
@@ -115,9 +114,9 @@ def plot_learning(results: Saved, layers: int, ax: Axes | None = None, legend: b
         low, middle, high = np.quantile(curves["recon"][own] / n, [0, 0.5, 1], axis=0)
         axes.plot(curves["step"], middle, color=colours[n], label=f"n = {n:,}")
         axes.fill_between(curves["step"], low, high, color=colours[n], alpha=0.25, linewidth=0)
-        if layers == 1:
-            limit = limits.one_layer(n, rows["beta"][0])
-            axes.axhline(limit.recon / n, color=colours[n], linestyle=":", linewidth=1)
+        recon = families.optimum(families.drawn(results, layers), n, rows["beta"][0])[1]
+        if np.isfinite(recon):
+            axes.axhline(recon / n, color=colours[n], linestyle=":", linewidth=1)
     axes.set(yscale="log", xlabel="training step", title=style.depth_name(layers))
     axes.set_ylabel("reconstruction / n (nats)")
     if legend:
@@ -215,16 +214,13 @@ def _trained(axes: Axes, rows: Table, layers: int, name: str) -> None:
     axes.plot(widths, spread[:, 1], "o", color=colour, markersize=5, label=label)
 
 
-def _limit(axes: Axes, rows: Table, layers: int, name: str) -> None:
-    """The exact limit: a curve over real n; two layers' reconstruction cost tends to 0 where n > beta."""
-    beta = rows["beta"][0]
-    n = np.geomspace(*style.width_range(selection.widths(rows)), 400)
-    if layers == 1:
-        limit = limits.one_layer(n, beta)
-        height = {"loss": limit.loss, "recon_per_dim": limit.recon / n, "kl": limit.kl}[name]
-    else:
-        opened = np.where(n > beta, LN2, 0.0)
-        height = {"loss": limits.limit(2, n, beta), "recon_per_dim": np.full_like(n, np.nan), "kl": opened}[name]
+def _limit(axes: Axes, results: Saved, layers: int, name: str) -> None:
+    """The exact limit: a curve over real n; the reconstruction cost of what approaches ln 2 tends to 0."""
+    family = families.drawn(results, layers)
+    quick = family.posterior == "gaussian" or not families.searched(family)
+    n = np.geomspace(*style.width_range(selection.widths(results.rows)), 400 if quick else 30)
+    loss, recon, kl = families.optimum(family, n, premises.beta(results))
+    height = {"loss": loss, "recon_per_dim": recon / n, "kl": kl}[name]
     line = "-" if layers == 1 else "--"
     label = f"{style.depth_name(layers)}: limit"
     axes.plot(n, height, line, color=style.depth_colour(layers), linewidth=1.2, label=label)
@@ -232,7 +228,7 @@ def _limit(axes: Axes, rows: Table, layers: int, name: str) -> None:
 
 def _published(axes: Axes, rows: Table, layers: int, name: str) -> None:
     points = [run for run in selection.published() if run["layers"] == layers and run["n"] in rows["n"]]
-    if points and rows["beta"][0] == 1.0:
+    if points and premises.as_published(rows):
         n, height = zip(*((run["n"], run[name]) for run in points), strict=True)
         label = f"{style.depth_name(layers)}: the post's run"
         axes.plot(n, height, "D", fillstyle="none", color=style.depth_colour(layers), markersize=8, label=label)

@@ -24,7 +24,17 @@ from vae_bit.store.results import Folder
 from vae_bit.store.table import KEYS, LABELS, Table
 from vae_bit.trained import Results, TrainedModel
 
-PREFERRED = {"preset": "default", "objective": "elbo", "optimizer": "adam", "beta": 1.0}
+PREFERRED = {
+    "preset": "default",
+    "objective": "elbo",
+    "optimizer": "adam",
+    "posterior": "gaussian",
+    "prior": "normal",
+    "decoder": "independent",
+    "word_dropout": 1.0,
+    "beta": 1.0,
+}
+CHOSEN = (*LABELS, "word_dropout", "beta", "learning_rate")  # of each of these one value is drawn
 PUBLISHED = Path(__file__).with_name("published.json")
 
 
@@ -33,7 +43,7 @@ class Missing(Exception):
 
 
 class Saved(NamedTuple):
-    """A sweep's finite runs: `rows` and `curves` of one beta and learning rate, `every` of all; what was left out.
+    """A sweep's finite runs: `rows` and `curves` of one value of each of CHOSEN, `every` of all; what was left out.
 
     `recipe` says how they were trained: see `trained_with`.
     """
@@ -115,15 +125,16 @@ def trained_with(config: dict[str, Any], rows: Table) -> dict[str, Any]:
 def one_setting(rows: Table) -> tuple[np.ndarray, list[str]]:
     """Which runs to draw: finite, of one setting; and what was left out.
 
-    They are those with the default preset, the ELBO and beta = 1 if there, and of the rest those of least median gap.
+    They are those of the post, as PREFERRED says, if there, and of the rest those of least median gap.
     """
     chosen, notices = rows["status"] != "diverged", []
     if diverged := np.sum(~chosen):
         notices.append(f"{diverged} of {chosen.size} runs: diverged")
-    for name in (*LABELS, "beta", "learning_rate") if chosen.any() else ():
+    for name in CHOSEN if chosen.any() else ():
         values = np.unique(rows[name][chosen]).tolist()
         medians = [np.median(rows["gap"][chosen & (rows[name] == value)]) for value in values]
-        best = PREFERRED[name] if PREFERRED.get(name) in values else values[np.argmin(medians)]
+        least = values[np.argmin(np.nan_to_num(medians, nan=np.inf))]  # no gap where the limit is not known
+        best = PREFERRED[name] if PREFERRED.get(name) in values else least
         others = [f"{name} = {short(value)}" for value in values if value != best]
         drawn = f"but where all are shown: those with {short(best)} are drawn"
         notices += [f"runs with {other}, {drawn}" for other in others]

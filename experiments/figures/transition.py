@@ -6,10 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figures import premises, selection, style
-from experiments.figures.selection import Saved
+from experiments.figures import families, premises, selection, style
+from experiments.figures.families import EFFECTIVE
+from experiments.figures.selection import Gaussian, Saved
 from vae_bit import limits
 from vae_bit.limits import LN2
+from vae_bit.store.table import Table
 
 Quantity = Literal["mean", "std", "kl", "mutual_information"]
 QUANTITIES: dict[Quantity, str] = {
@@ -49,7 +51,8 @@ def plot_transition(results: Saved, quantity: Quantity, ax: Axes | None = None, 
         axes.axhline(LN2, color=style.PALE, linewidth=1, linestyle="--", label="ln 2, the bit")
     if quantity == "mean":
         _power_law(axes.inset_axes((0.42, 0.25, 0.52, 0.42)))
-    axes.set(xscale="log", xlabel="n / β", title=QUANTITIES[quantity])
+    blank = np.any(of_gaussians(results)["word_dropout"] < 1)
+    axes.set(xscale="log", xlabel=f"{EFFECTIVE} / β" if blank else "n / β", title=QUANTITIES[quantity])
     if legend:
         axes.legend(loc=(0.13, 0.03) if quantity == "mean" else "best")
     return axes
@@ -57,14 +60,33 @@ def plot_transition(results: Saved, quantity: Quantity, ax: Axes | None = None, 
 
 def _trained(results: Saved, quantity: Quantity) -> tuple[np.ndarray, np.ndarray]:
     """n / beta and the quantity of the one-layer runs: of codes those of the median runs, of figures all."""
-    rows = selection.of(results.every, layers=1)
+    rows = of_gaussians(results)
     if quantity in ("kl", "mutual_information"):
-        return rows["n"] / rows["beta"], rows[quantity]
-    settings = sorted({*zip(rows["n"].tolist(), rows["beta"].tolist(), strict=True)})
-    medians = [selection.median_row(selection.of(rows, n=n, beta=beta)) for n, beta in settings]
-    q = [selection.codes(selection.model(results, row)) for row in medians]
-    height = [abs(np.diff(code.mean)[0]) / 2 if quantity == "mean" else code.std.mean() for code in q]
-    return np.array([n / beta for n, beta in settings]), np.array(height)
+        return families.effective(rows["n"], rows["word_dropout"]) / rows["beta"], rows[quantity]
+    codes = trained_codes(results)
+    height = [half_distance(q) if quantity == "mean" else q.std.mean() for _, q in codes]
+    pressures = [families.effective(row["n"], row["word_dropout"]) / row["beta"] for row, _ in codes]
+    return np.array(pressures), np.array(height)
+
+
+def of_gaussians(results: Saved) -> Table:
+    """All runs of one layer with Gaussian q and prior N(0, 1)."""
+    return selection.of(results.every, layers=1, posterior="gaussian", prior="normal")
+
+
+def trained_codes(results: Saved) -> list[tuple[dict, Gaussian]]:
+    """Row and codes of the median run of one layer of Gaussians at each n, beta and word dropout."""
+    rows = of_gaussians(results)
+    names = "n", "beta", "word_dropout"
+    settings = sorted(set(zip(*(rows[name].tolist() for name in names), strict=True)))
+    own = [selection.of(rows, **dict(zip(names, setting, strict=True))) for setting in settings]
+    medians = [selection.median_row(each) for each in own]
+    return [(row, selection.codes(selection.model(results, row))) for row in medians]
+
+
+def half_distance(q: Gaussian) -> float:
+    """m of codes N(-m, s^2), N(m, s^2), shape [2], wherever they lie."""
+    return float(abs(q.mean[1] - q.mean[0]) / 2)
 
 
 def _power_law(axes: Axes) -> None:

@@ -18,8 +18,8 @@ SEPARATIONS = (1, 2, 4)  # a, of the models by hand
 def figure_map(results: Saved) -> Figure:
     """Above, the learned two-layer map; below, the post's model by hand as its separation a grows."""
     widths = selection.widths(results.rows, 2) if 2 in selection.depths(results.rows) else []
-    if not widths:
-        raise Missing("it needs a run with 2 layers")
+    if not widths or results.rows["posterior"][0] != "gaussian":
+        raise Missing("it needs a run with 2 layers" + " and a Gaussian q" * bool(widths))
     title = "The map that two layers learned, and the post's model by hand"
     if premises.steep_map(results):
         title = "Why two layers work: a narrow, steep map makes Gaussians good enough"

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.figures import selection, style
+from experiments.figures import premises, selection, style
 from experiments.figures.selection import Missing, Saved
 from experiments.report.story import STORY
 from vae_bit.store import files, resume
-from vae_bit.store.table import KEYS, LABELS
+from vae_bit.store.table import KEYS
 
 PAGE = Path(__file__).with_name("page.html")
 FULL_WIDTH = 9  # inches of a figure as wide as the page
@@ -59,13 +59,14 @@ def picture(figure: Figure) -> str:
 
 def table(results: Saved) -> str:
     """Medians over the seeds, a line for each setting of all runs, beside what the post's author saved at beta = 1."""
-    swept = [name for name in (*LABELS, "beta", "learning_rate") if np.unique(results.every[name]).size > 1]
+    swept = [name for name in selection.CHOSEN if np.unique(results.every[name]).size > 1]
     heads = "layers", "n", *swept, "seeds", *COLUMNS, "the post's loss"
     lines = [_row("th", (name.replace("_", " ") for name in heads))]
     for setting in sorted(set(zip(*(results.every[name].tolist() for name in KEYS[:-1]), strict=True))):
         keys = dict(zip(KEYS, setting, strict=False))
-        own, point = selection.of(results.every, **keys), (keys["layers"], keys["n"], keys["beta"])
-        alike = [run for run in selection.published() if (run["layers"], run["n"], 1.0) == point]
+        own, point = selection.of(results.every, **keys), (keys["layers"], keys["n"])
+        known = selection.published() if premises.as_published(own) else []
+        alike = [run for run in known if (run["layers"], run["n"]) == point]
         medians = [f"{np.median(own[name]):z.{DECIMALS.get(name, 4)}f}" for name in COLUMNS]
         shown = [f"{keys['layers']}", f"{keys['n']:,}", *(selection.short(keys[name]) for name in swept), own["n"].size]
         lines.append(_row("td", [*shown, *medians, *([f"{run['loss']:.4f}" for run in alike] or ["-"])]))

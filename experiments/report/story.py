@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from experiments import figures
 from experiments.figures import premises, selection
 from experiments.figures.selection import Saved
-from experiments.report import text
+from experiments.report import repairs, text, theory
 
 
 class Section(NamedTuple):
@@ -81,6 +81,7 @@ STORY = (
         "",
         figures.figure_encoding,
     ),
+    Chapter((Section("Why the code must leave the prior", always, theory.tell_proof),), "", figures.figure_proof),
     Chapter(
         (
             Section("Unpleasant averages", premises.averages, text.tell_averages),
@@ -105,6 +106,12 @@ STORY = (
         "runs with 2 layers",
         figures.figure_map,
     ),
+    Chapter((Section("Models made by hand", always, theory.tell_by_hand),), "", figures.figure_by_hand),
     Chapter((Section("Item by item", always, text.tell_items),), "", figures.figure_price),
     Chapter((Section("Where the code opens", always, text.tell_transition),), "", figures.figure_transition),
+    Chapter((Section("What each repair buys", always, repairs.tell_repairs),), "", figures.figure_repairs),
+    Chapter(
+        (Section("Rate and distortion", always, repairs.tell_rate_distortion),), "", figures.figure_rate_distortion
+    ),
+    Chapter((Section("One knob", always, repairs.tell_one_knob),), "", figures.figure_one_knob),
 )

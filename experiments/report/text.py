@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments.figures import premises, selection
+from experiments.figures import families, premises, selection
 from experiments.figures.selection import Saved, median
 from experiments.figures.style import depth_name
 from vae_bit import limits
@@ -35,13 +35,15 @@ def tell_data(results: Saved) -> str:
     seeds = max(selection.of(results.rows, layers=layers, n=n)["n"].size for layers, n in premises.settings(results))
     medians = "They are medians over seeds; densities and bars are those of the run with the median loss." * (seeds > 1)
     other = not_trained(results, "That is not the ELBO: what is best for one need not be best for the other.")
+    drawn = families.drawn(results, selection.depths(results.rows)[0])._replace(layers=1)
+    family = "" if drawn == families.PLAIN else f" Their family: {families.words(drawn, families.BEFORE)}."
     return f"""<p>Two points, x<sup>(0)</sup> and x<sup>(1)</sup>, equally likely: n zeros or n ones. Whatever n is,
     that is one bit, and the mean of -ln p(x) under any model is at least its entropy, ln 2 = {nats(LN2)} nats. One
     latent number z with a Gaussian prior should be enough to hold a bit. This is what {results.rows["n"].size}
     variational autoencoders made of it. They were trained to maximise {premises.objective(results.recipe)}, with
-    &beta; = {premises.beta(results):g} as the KL's weight. {other} The loss is reconstruction cost + &beta; KL, the
-    negative of the ELBO, whatever was trained. All numbers are exact integrals, but for the learning curves.
-    {medians}</p>"""
+    &beta; = {premises.beta(results):g} as the KL's weight. {other}{family} The loss is reconstruction
+    cost + &beta; KL, the negative of the ELBO, whatever was trained. All numbers are exact integrals, but for the
+    learning curves. {medians}</p>"""
 
 
 def tell_smallest(results: Saved) -> str:
@@ -58,35 +60,43 @@ def tell_smallest(results: Saved) -> str:
 
 def tell_nothing_encoded(results: Saved) -> str:
     n, beta = selection.widths(results.rows)[0], premises.beta(results)
-    if n > beta:
-        return f"""{tell_smallest(results)}<p>The ELBO rewards a code here, as n exceeds
-        &beta; = {beta:g}: without one the loss is at least n ln 2 = {nats(n * LN2)}, and the limit is
+    pressure, name = premises.pressure(results, n), effective(results)
+    if pressure > beta:
+        return f"""{tell_smallest(results)}<p>The ELBO rewards a code here, as {name} exceeds
+        &beta; = {beta:g}: without one the loss is at least {name} ln 2 = {nats(pressure * LN2)}, and the limit is
         {limits_at(results, n)}.</p>"""
     mixture = """With one layer it costs more: were z used and the bound tight, the prior would be the mixture of
     q(z | x<sup>(0)</sup>) and q(z | x<sup>(1)</sup>), and two Gaussians make up one Gaussian only where they are the
-    same.""" * any(layers == 1 for layers, _ in premises.smallest(results))
+    same.""" * (premises.plain(results.rows) and any(layers == 1 for layers, _ in premises.smallest(results)))
     return f"""{tell_smallest(results)}<p>For the ELBO nothing is lost: a code that holds I
-    nats of x saves at most n I and costs at least &beta; I, and n is no more than &beta; = {beta:g}.
+    nats of x saves at most {name} I and costs at least &beta; I, and {name} is no more than &beta; = {beta:g}.
     {mixture}</p>"""
+
+
+def effective(results: Saved) -> str:
+    """The name of the number of dimensions for which the decoder needs z."""
+    return "n" if results.rows["word_dropout"][0] == 1.0 else "n<sub>eff</sub>"
 
 
 def tell_encoded(results: Saved) -> str:
     n, beta = selection.widths(results.rows)[0], premises.beta(results)
     best = [
-        f"{nats(float(limits.information(layers, n, beta)))} nats with {depth_name(layers)}"
+        f"{nats(families.information(families.drawn(results, layers), n, beta))} nats with {depth_name(layers)}"
         for layers, n in premises.smallest(results)
     ]
-    pays = f"above it a code pays, and the best one holds {' and '.join(best)}" if n > beta else "no code pays"
-    where = "above" if n > beta else "not above"
-    return f"""{tell_smallest(results)}<p>Under the ELBO all turns on n / &beta;, here
-    {n / beta:.3g}, which is {where} 1: {pays}.</p>"""
+    pressure = premises.pressure(results, n) / beta
+    pays = f"above it a code pays, and the best one holds {' and '.join(best)}" if pressure > 1 else "no code pays"
+    where = "above" if pressure > 1 else "not above"
+    return f"""{tell_smallest(results)}<p>Under the ELBO all turns on {effective(results)} / &beta;, here
+    {pressure:.3g}, which is {where} 1: {pays}.</p>"""
 
 
 def limits_at(results: Saved, n: int) -> str:
     """The limits of all depths at one n."""
     beta = premises.beta(results)
     depths = [layers for layers, _ in premises.smallest(results)]
-    return " and ".join(f"{nats(float(limits.limit(layers, n, beta)))} with {depth_name(layers)}" for layers in depths)
+    each = [float(families.limit(families.drawn(results, layers), n, beta)) for layers in depths]
+    return " and ".join(f"{nats(limit)} with {depth_name(layers)}" for limit, layers in zip(each, depths, strict=True))
 
 
 def costs_per_dimension(results: Saved) -> str:
@@ -109,6 +119,10 @@ def tell_pushed_open(results: Saved) -> str:
 
 
 def tell_reconstruction(results: Saved) -> str:
+    if results.rows["word_dropout"][0] < 1.0:
+        return f"""<p>The decoder sees the bit before each, dropped at the rate r =
+        {results.rows["word_dropout"][0]:g}: only where that is blank does it need z. The reconstruction cost per
+        dimension, in nats, is what the exact loss counts. {costs_per_dimension(results)}</p>"""
     return f"""<p>Given z the decoder draws the n dimensions independently, so only z can make them agree. Without z
     each costs at least ln 2 = {nats(LN2)} nats. The reconstruction cost per dimension, in nats, is what the exact
     loss counts. {costs_per_dimension(results)}</p>"""
@@ -119,9 +133,11 @@ def tell_losses(results: Saved, then: Callable[[int, int], str]) -> str:
     words = []
     for layers, n in premises.largest(results):
         loss, limit = (nats(median(results, layers, n, name)) for name in ("loss", "limit"))
-        reached = layers == 1 or n <= premises.beta(results)
+        family, pressure = families.drawn(results, layers), premises.pressure(results, n)
+        reached = families.searched(family) or pressure <= premises.beta(results)
         reach = "the best that any networks could reach" if reached else "the limit, approached and never reached,"
-        words.append(f"With {at(layers, n)} the loss is {loss} nats; {reach} is {limit}{then(layers, n)}.")
+        bound = f"; {reach} is {limit}" if families.bounded(family) else ""
+        words.append(f"With {at(layers, n)} the loss is {loss} nats{bound}{then(layers, n)}.")
     beside = "The post's own runs, shown beside, were estimated from samples, and may therefore lie a little below."
     return " ".join([*words, beside if premises.post_runs(results) else ""])
 
