@@ -147,9 +147,9 @@ def order(
         raise ValueError("word_dropout: got a rate, expected none unless a decoder is autoregressive")
     settings |= {"first_seed": first_seed, "seeds": seeds, "chunk": chunk, "history": history}
     stages = resume.stages(settings, [])
+    resume.lacking(variants, settings, stages, None)  # refuses what is no axis
     for preset, depth in product(variants.values(), settings["layers"]):
         preset.model(depth, max(settings["n"]))  # refuses what no such depth has
-    resume.lacking(variants, settings, stages, None)  # refuses what is no axis
     account = {"settings": settings, "stages": stages} | ({"flags": flags} if flags is not None else {})
     return Order(variants, results.config(variants, history) | resume.origin(argv or sys.argv) | account)
 
