@@ -1,6 +1,6 @@
 """Families of q(z_1 | x) and p(z_L): how many numbers a member takes, and which distribution of a scalar these make.
 
-Numbers of 0 make about N(0, 1), where training begins. One of your own is a frozen dataclass like these; it gives
+Training begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it gives
 whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
 """
 
@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import ndtri
 
 from vae_bit import data
 from vae_bit.distributions import Distribution, Drawn, Flow, Mixture, Normal
@@ -51,10 +50,10 @@ GAUSSIAN = GaussianFamily()
 
 @dataclass(frozen=True)
 class MixtureFamily:
-    """Mixtures of Gaussians, which begin in the slices of N(0, 1) of equal probability: equal ones would stay equal.
+    """Mixtures of Gaussians, which begin around 0 with unlike widths, from 1 to 1/2: equal ones would stay equal.
 
-    Weights move slowly: a component that is on the wrong side of the code when it opens would otherwise be given up,
-    its weight tending to 0, before it has come over.
+    Weights move slowly. When the code opens, a component that is behind would otherwise be given up, its weight tending
+    to 0, and so would one that began on the wrong side: hence none begins on any.
     """
 
     components: int
@@ -67,9 +66,7 @@ class MixtureFamily:
     def __call__(self, numbers: Array, positive: Positive) -> Mixture:
         """Each field [K, components]."""
         logits, mean, scale = jnp.split(numbers.T, 3, axis=1)
-        middle = ndtri((np.arange(self.components) + 0.5) / self.components)
-        std = np.sqrt(1.0 - np.mean(np.square(middle)))
-        return Mixture(WEIGHT_SPEED * logits, mean + middle, std * positive(scale))
+        return Mixture(WEIGHT_SPEED * logits, mean, np.geomspace(1.0, 0.5, self.components) * positive(scale))
 
 
 @dataclass(frozen=True)
