@@ -80,16 +80,14 @@ def test_a_masked_dimension_touches_neither_value_nor_gradient(make, density, va
 
 @each_family
 def test_a_masked_event_is_worth_nothing_whatever_it_holds(make, density):
-    p, z = make(4), jax.random.normal(jax.random.key(0), (4, 3))
+    p, z, density = make(4), jax.random.normal(jax.random.key(0), (4, 3)), jax.jit(density)
     bad = jax.tree.map(lambda field: field.at[1].set(jnp.nan), p)
     mask = jnp.array([True, False, True, True])
     full = density(z, p)
     for form in (mask, mask[:, None], jnp.broadcast_to(mask[:, None], (4, 3))):
-        run = jax.jit(jax.value_and_grad(lambda z, p, form=form: density(z, p, form).sum(), (0, 1)))
-        value, slopes = run(z.at[1].set(jnp.nan), bad)
-        np.testing.assert_allclose(density(z, bad, form), jnp.where(mask, full, 0.0), rtol=1e-5)
-        np.testing.assert_allclose(value, full[0] + full[2] + full[3], rtol=1e-5)
-        assert all(np.isfinite(leaf).all() and not leaf[1].any() for leaf in jax.tree.leaves(slopes))
+        value, back = jax.vjp(lambda z, p, form=form: density(z, p, form), z.at[1].set(jnp.nan), bad)
+        np.testing.assert_allclose(value, jnp.where(mask, full, 0.0), rtol=1e-5)
+        assert all(np.isfinite(leaf).all() and not leaf[1].any() for leaf in jax.tree.leaves(back(jnp.ones(4))))
     more = jnp.ones((2, 1, 3)).at[1, 0, 2].set(0.0)  # two masks for the same events
     masked = density(z, p, more)
     np.testing.assert_allclose(masked, jnp.stack([full, density(z, p, more[1])]), rtol=1e-5)
