@@ -148,6 +148,8 @@ def order(
     settings |= {"first_seed": first_seed, "seeds": seeds, "chunk": chunk, "history": history}
     stages = resume.stages(settings, [])
     resume.lacking(variants, settings, stages, None)  # refuses what is no axis
+    for preset, depth in product(variants.values(), settings["layers"]):
+        preset.model(depth, max(settings["n"]))  # refuses what no such depth has
     account = {"settings": settings, "stages": stages} | ({"flags": flags} if flags is not None else {})
     return Order(variants, results.config(variants, history) | resume.origin(argv or sys.argv) | account)
 

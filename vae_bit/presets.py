@@ -164,6 +164,9 @@ def override(preset: Preset, k: int | None = None, **fields: Any) -> Preset:
         raise ValueError(f"{min(model)}: got one for a model of one's own, expected it to be in the model")
     preset = preset._replace(model=replace(preset.model, **model)) if model else preset
     recipe = replace(preset.recipe, **fields)
+    if is_grouped(recipe.objective) and isinstance(getattr(preset.model, "posterior", None), MixtureFamily):
+        allowed = f"expected gaussian or flow with objective {label(recipe.objective)!r}, a bound on several draws"
+        raise ValueError(f"posterior: got a mixture, whose draw is one of each component, {allowed}")
     name = label(recipe.objective)
     if not is_grouped(recipe.objective):
         if k not in (None, 1):
