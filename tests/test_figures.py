@@ -167,7 +167,7 @@ def test_one_colour_for_an_n(loaded):
 
 
 def test_a_run_of_n_1_alone_and_one_depth(tmp_path, tiny, trained):
-    """Everything is drawn but the two-layer map, repairs, which there are none of, and knobs, of which one is turned."""
+    """Everything is drawn but the two-layer map, repairs, as there are none, and knobs, of which one is turned."""
     loaded = selection.load(write(tmp_path / "one", tiny["default"], [at_n(trained[0], 1)]), tiny["default"].model)
     with pytest.raises(Missing, match="2 layers"):
         figures.figure_map(loaded)

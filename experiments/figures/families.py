@@ -118,7 +118,7 @@ def bounded(family: Family) -> bool:
     return all(known(label) for label in family)
 
 
-def limit(family: Family, n: np.ndarray, beta: float) -> np.ndarray:
+def limit(family: Family, n: ArrayLike, beta: float) -> np.ndarray:
     """The loss that no model of the family beats at each n; NaN where that is not known."""
     if not bounded(family):
         return np.full(np.shape(n), np.nan)

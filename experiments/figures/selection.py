@@ -147,7 +147,7 @@ def short(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def of(rows: Table, **keys: float) -> Table:
+def of(rows: Table, **keys: float | str) -> Table:
     """The rows with the given values."""
     own = np.logical_and.reduce([rows[name] == value for name, value in keys.items()])
     return {name: column[own] for name, column in rows.items()}

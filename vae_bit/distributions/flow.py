@@ -88,9 +88,9 @@ def _fit(p: Flow, **event: ArrayLike) -> tuple[Array, Flow]:
     """The event [..., d] and the fields, at ranks that broadcast; ValueError or TypeError if they do not fit."""
     if jnp.ndim(p.x) < 2:
         raise ValueError(f"x has shape {jnp.shape(p.x)}: a flow's is [..., d, B + 1]")
-    x, y, slope = agree((-2, -1), **p._asdict())
-    z, _ = agree(-1, **event, **{"x[..., 0]": x[..., 0]})
-    return z, Flow(*(jnp.expand_dims(knots, range(z.ndim + 1 - knots.ndim)) for knots in (x, y, slope)))
+    fields = agree((-2, -1), **p._asdict())
+    z, _ = agree(-1, **event, **{"x[..., 0]": jnp.asarray(p.x)[..., 0]})
+    return z, Flow(*(jnp.expand_dims(knots, range(z.ndim + 1 - knots.ndim)) for knots in fields))
 
 
 def _without_hidden(shown: Array, z: Array, p: Flow) -> tuple[Array, Flow]:
