@@ -26,6 +26,7 @@ from vae_bit.marginals import (
     Marginal,
     ScalarVAE,
     costs,
+    draws,
     energies,
     generative_marginals,
     given,
@@ -117,7 +118,7 @@ def evaluate_on(grids: Grids, chain: ScalarVAE, beta: float | Array = 1.0) -> Ev
     Under `vmap` every run holds n * CHUNK logits and (L > 1) some 1e6 numbers; `lax.map` is as fast on a CPU.
     """
     q_marginals, (p_marginals, energy) = inference_marginals(chain, grids), generative_marginals(chain, grids)
-    recon, distortion, recon_defect = _recon(chain, q_marginals[0])
+    recon, distortion, recon_defect = _recon(chain, q_marginals[0], grids)
     kl, kl_defect = _kl(chain, q_marginals, grids)
     information, marginal_kl, cross, top_defect = _surgery(chain, q_marginals[-1], grids)
     kl = kl.at[-1].add(-cross)
@@ -200,17 +201,30 @@ def _seen(chain: ScalarVAE, log_p: Array, z: Array) -> Array:
     return jnp.concatenate([ratio, probability[None]])
 
 
-def _recon(chain: ScalarVAE, q: Marginal) -> tuple[Array, Array, Array]:
-    """The mean training cost and E[-ln p(x | z_1)] under q(z_1 | x), and the defect of that mass on its grid."""
+def _recon(chain: ScalarVAE, q: Marginal, grids: Grids) -> tuple[Array, Array, Array]:
+    """The mean training cost and E[-ln p(x | z_1)] under q(z_1 | x), and the defect of the masses on their grids."""
 
-    def f(z):
-        density, energy, cost = jnp.exp(q.log_prob(z)), energies(chain, z), costs(chain, z)
-        both = [energy] if cost is None else [energy, cost]
-        return jnp.concatenate([density, *(density * each for each in both)]), (density, both)
+    def both(z):
+        energy, cost = energies(chain, z), costs(chain, z)
+        return energy[None] if cost is None else jnp.stack([energy, cost])
 
-    edges, (density, both) = adapt(f, q.edges, PASSES)
+    def along_z(z):
+        density, pays = jnp.exp(q.log_prob(z)), both(z)
+        return jnp.concatenate([density, *(density * each for each in pays)]), (density, pays)
+
+    def along_noise(eps):
+        density, (z, weight) = jnp.exp(Normal(0.0, 1.0).log_prob(eps)), draws(chain.q_data, eps)
+        pays = jnp.diagonal(both(z.ravel()).reshape(-1, len(z), *z.shape), axis1=1, axis2=2)  # x_k's under q(z_1 | x_k)
+        pays = jnp.sum(weight[None] * jnp.moveaxis(pays, -1, 1), axis=-1)
+        return jnp.concatenate([density[None], density[None] * pays]), (density, pays)
+
+    if isinstance(chain.q_data, Normal):
+        edges, (density, pays) = adapt(along_z, q.edges, PASSES)
+    else:  # a flow is smooth in its noise, wherever it is flat
+        even = REACH * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=chain.dtype)
+        edges, (density, pays) = adapt(along_noise, jnp.tile(even, (chain.x.shape[1], 1)), PASSES)
     mass = _mass(density, edges)
-    means = [jnp.mean(jnp.sum(mass * each, axis=-1)) for each in both]
+    means = [jnp.mean(jnp.sum(mass * each, axis=-1)) for each in pays]
     return means[-1], means[0], jnp.max(mass_defect(density, edges))
 
 
@@ -268,7 +282,7 @@ def _expect(f: Callable[[Array], Array], normal: Normal, grids: Grids) -> tuple[
 
 def _mass(density: Array, edges: Array) -> Array:
     """Weights that sum to one for the densities [D, K] at the nodes of a grid."""
-    mass = density * nodes(edges)[1][None]
+    mass = density * nodes(jnp.atleast_2d(edges))[1]
     return mass / jnp.sum(mass, axis=-1, keepdims=True)
 
 
@@ -303,7 +317,8 @@ def _surgery(chain: ScalarVAE, q: Marginal, grids: Grids) -> tuple[Array, Array,
 
 
 def _contrast(q: Marginal, p: Marginal, z: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Features of densities q_k and p, and of ln q and ln p under q; values their logarithms."""
+    """Features of densities q_k and p, and of ln q_k, ln q and ln p under q_k; values ln q_k and ln p."""
     log_q, log_p = q.log_prob(z), p.log_prob(z)
-    density = jnp.exp(log_q)
-    return jnp.concatenate([peaks(log_q), peaks(log_p), density * log_q, density * log_p]), (log_q, log_p)
+    density, log_aggregate = jnp.exp(log_q), jax.nn.logsumexp(log_q, axis=0, keepdims=True)
+    surprisals = [density * each for each in (log_q, log_aggregate, log_p)]
+    return jnp.concatenate([peaks(log_q), peaks(log_p), *surprisals]), (log_q, log_p)

@@ -53,8 +53,8 @@ class ScalarVAE(NamedTuple):
 
     A decoder that also sees the bits before a bit makes p(x | z_1) no product of its marginals: `energy` then gives
     -ln p(x_k | z_1), z_1 [K] -> [D, K], for all that follows from p(x), and the logits serve `Densities.probability`
-    and `at_zero` alone. `cost`, likewise, is what training pays in its place, in expectation: with word dropout the mean
-    of -ln p(x_k | z_1, context) over the contexts dropped. It counts in recon and loss alone.
+    and `at_zero` alone. `cost`, likewise, is what training pays in its place: with word dropout the mean of
+    -ln p(x_k | z_1, context) over the contexts dropped. It counts in recon and loss alone.
     """
 
     x: Array  # [n, D], 0 or 1
@@ -221,10 +221,10 @@ def _tempered(log_density: Callable[[Array], Array], energy: Callable[[Array], A
 
 
 def _surprise(marginal: Marginal, z: Array) -> tuple[Array, None]:
-    """Features of densities and of their surprisal under themselves."""
+    """Features of densities, of their surprisal under themselves, and of that of their mixture."""
     log_q = marginal.log_prob(z)
-    density = jnp.exp(log_q)
-    return jnp.concatenate([peaks(log_q), density * log_q]), None
+    density, log_aggregate = jnp.exp(log_q), jax.nn.logsumexp(log_q, axis=0, keepdims=True)
+    return jnp.concatenate([peaks(log_q), density * log_q, density * log_aggregate]), None
 
 
 def _under(source: Marginal, kernel: Kernel, z: Array) -> tuple[Array, Normal]:
@@ -260,15 +260,20 @@ def _mixture(
     return jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1])
 
 
-def draws(family: Any, eps: Array) -> Array:
-    """z of each of the m distributions for noise eps [K], and of each of its C components: [m, K, C]."""
-    z = jax.vmap(lambda row: jax.vmap(lambda one: row.draw(one).z)(eps))(family)
-    return z.reshape(*z.shape[:2], -1)
+def draws(family: Any, eps: Array) -> tuple[Array, Array]:
+    """z for noise eps [m, K] of m distributions, and of each of their C components, and the weights: [m, K, C] both."""
+
+    def draw(row: Family, eps: Array) -> tuple[Array, Array]:
+        z, _, weight = row.draw(eps)
+        return jnp.ravel(z), jnp.ravel(jnp.broadcast_to(weight, jnp.shape(z)))
+
+    return jax.vmap(jax.vmap(draw, (None, 0)))(family, eps)
 
 
 def spread(family: Any, reach: float | Array, count: int = 17) -> Array:
     """The draws of m distributions for `count` even noises on +-reach, one after another."""
-    return draws(family, reach * jnp.linspace(-1.0, 1.0, count, dtype=jax.tree.leaves(family)[0].dtype)).ravel()
+    size, dtype = (leaf := jax.tree.leaves(family)[0]).shape[0], leaf.dtype
+    return draws(family, jnp.tile(reach * jnp.linspace(-1.0, 1.0, count, dtype=dtype), (size, 1)))[0].ravel()
 
 
 def start(family: Any, reach: float | Array, grids: Grids) -> Array:
@@ -276,10 +281,11 @@ def start(family: Any, reach: float | Array, grids: Grids) -> Array:
 
     The noises are dense around 0 and geometric far out, as one component may be narrow and its neighbour broad.
     """
-    size = sum(leaf.size for leaf in jax.tree.leaves(family))
-    end = jnp.arcsinh(jnp.asarray(reach, jax.tree.leaves(family)[0].dtype))
+    leaves = jax.tree.leaves(family)
+    end = jnp.arcsinh(jnp.asarray(reach, leaves[0].dtype))
     t = jnp.sinh(end * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=end.dtype))
-    return resample(draws(family, t).ravel(), grids.outer * -(-size // PARAMETERS))
+    knots = draws(family, jnp.tile(t, (len(leaves[0]), 1)))[0]
+    return resample(knots.ravel(), grids.outer * -(-sum(leaf.size for leaf in leaves) // PARAMETERS))
 
 
 def _prior_reach(chain: ScalarVAE) -> Array:
@@ -291,7 +297,8 @@ def _prior_reach(chain: ScalarVAE) -> Array:
     prior = prior_row(chain)
     far = 1 if isinstance(chain.prior, Normal) else 2  # 122 or 3e4: a component may be as narrow as 1e-3
     t = jnp.sinh(far * jnp.linspace(-5.5, 5.5, far * 2 * CHUNK, dtype=chain.dtype))
-    paths, still = draws(prior, t)[0].T.ravel(), draws(prior, jnp.zeros_like(t[:1]))[0, 0]  # `still`: without noise
+    z = draws(prior, jnp.append(t, 0.0)[None])[0][0]
+    paths, still = z[:-1].T.ravel(), z[-1]  # the last without noise
     count = still.size
     for p in reversed(chain.p):
         mean, std = given(p, jnp.concatenate([paths, still]))
