@@ -86,6 +86,7 @@ def one_layer(q, prior, energy, edges, span, cost=None):
         "mutual_information": np.mean(np.sum(mass * (log_q - log_aggregate), 1)),
         "marginal_kl": np.mean(np.sum(mass * (log_aggregate - log_p), 1)),
         "distortion": np.mean(np.sum(mass * energy(z), 1)),
+        "entropy": -np.mean(np.sum(mass * log_q, 1)),
     }
 
 
@@ -97,9 +98,9 @@ def two_layers(q, prior, case, span):
         logits = slope * (z - shift)
         return n * np.stack([np.logaddexp(0.0, logits), np.logaddexp(0.0, -logits)])
 
-    z, w = rule(np.concatenate([[shift, 0.0], *(each.centres for each in q)]), *span, least=1e-6, even=600)
-    z_2, w_2 = rule(np.concatenate([[0.0, -c_q, c_q], prior.centres]), *span, least=1e-6, even=600)
-    t, w_t = rule([0.0], -9.5, 9.5, least=0.1, even=60)
+    z, w = rule(np.concatenate([[shift, 0.0], *(each.centres for each in q)]), *span, order=8, least=1e-6, even=300)
+    z_2, w_2 = rule(np.concatenate([[0.0, -c_q, c_q], prior.centres]), *span, order=8, least=1e-6, even=300)
+    t, w_t = rule([0.0], -9.5, 9.5, least=0.1, even=40)
     w_t = w_t * norm.pdf(t)
     log_q, log_p2 = np.stack([each.log(z) for each in q]), prior.log(z_2)
     mass = w * np.exp(log_q)

@@ -22,7 +22,7 @@ PASSES = 5  # evaluations on a grid of one latent, the last of which counts
 INNER_PASSES = 5
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 BLUR = 0.25  # of the way that a panel's nodes go: a sum over them of Gaussians that much wider is smooth to about 1e-4
-PARAMETERS = 12  # of a family that is no Gaussian, for which the panels of a grid of one latent do
+PARAMETERS = 12  # of families that are no Gaussians, for which the panels of one grid do
 CHUNK = 64  # decoder inputs evaluated at a time
 
 
@@ -80,6 +80,7 @@ class Marginal(NamedTuple):
     at_nodes: Array  # [m, K]
     rows: Any  # the densities as one pytree, every leaf with a leading axis m
     of_row: Callable[[Any, Array], Array]  # ln of the density of one row at z [...] -> [...]
+    detail: int = 1  # how many times as many panels as a Gaussian's an integral over one of them needs
 
     def log_prob(self, z: Array) -> Array:
         """[...] -> [m, ...]."""
@@ -93,7 +94,13 @@ def known(family: Family, edges: Array) -> Marginal:
         return jax.vmap(row.log_prob)(z.ravel()).reshape(z.shape)
 
     values = jax.vmap(log_prob, (0, None))(family, nodes(edges)[0])
-    return Marginal(edges, values, family, log_prob)
+    return Marginal(edges, values, family, log_prob, detail(jax.tree.map(lambda leaf: leaf[0], family)))
+
+
+def detail(family: Any) -> int:
+    """How many times as many panels as a Gaussian's an integral over a family needs: by the parameters it has."""
+    size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(family))
+    return 1 if isinstance(family, Normal) else -(-size // PARAMETERS)
 
 
 def interpolated(edges: Array, values: Array) -> Marginal:
@@ -197,7 +204,7 @@ def push(
 
     edges = resample(spread(normals, reach), grids.outer)
     edges, values = adapt(partial(_tempered, sketch, energy or _nothing), edges, PASSES)
-    exact = partial(_mixture, grids.inner, source.of_row, kernel, below, normals, nodes(edges)[0])
+    exact = partial(_mixture, grids.inner * source.detail, source.of_row, kernel, below, normals, nodes(edges)[0])
     return interpolated(edges, jax.vmap(exact)(source.rows)), values
 
 
@@ -285,7 +292,7 @@ def start(family: Any, reach: float | Array, grids: Grids) -> Array:
     end = jnp.arcsinh(jnp.asarray(reach, leaves[0].dtype))
     t = jnp.sinh(end * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=end.dtype))
     knots = draws(family, jnp.tile(t, (len(leaves[0]), 1)))[0]
-    return resample(knots.ravel(), grids.outer * -(-sum(leaf.size for leaf in leaves) // PARAMETERS))
+    return resample(knots.ravel(), grids.outer * detail(family))
 
 
 def _prior_reach(chain: ScalarVAE) -> Array:
