@@ -140,6 +140,14 @@ def off(value, expected):
     return max(np.max(np.abs(getattr(value, k) - v) / np.maximum(1.0, np.abs(v))) for k, v in want.items())
 
 
+def turns(prior, n, slope, shift):
+    """Where the decoder turns, and where a component of the prior meets its straight flanks."""
+    std = getattr(prior, "std", np.array([]))
+    return np.concatenate(
+        [[shift, shift + 0.5], *(np.ravel(prior[-2] + side * n * slope * std**2) for side in (-1, 1) if std.size)]
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_layer(figures, kind):
     """As good as the error says, on the first grids; below the tolerance there or on the last."""
@@ -148,14 +156,13 @@ def test_one_layer(figures, kind):
             [known(row(q, k)) for k in range(2)],
             known(prior),
             partial(energies, np, *decoder),
-            [decoder[2], decoder[2] + 0.5],
+            turns(prior, *decoder),
             SPAN,
             partial(costs, np, *decoder),
         )
-        print(kind, [(float(v.error), off(v, expected)) for v in values])
         for value in values:
-            assert off(value, expected) < max(TOLERANCE, 3.0 * value.error)
-        assert off(values[-1], expected) < 10.0 * TOLERANCE if kind == "rough flow" else TOLERANCE
+            assert off(value, expected) < 3.0 * max(TOLERANCE, value.error)
+        assert off(values[-1], expected) < 3.0 * TOLERANCE  # a spike thousands of nats down is told of by no mass
         assert values[-1].error < 10.0 * TOLERANCE
 
 
@@ -184,7 +191,9 @@ def test_the_same_distribution_by_another_family():
     plain = Normal(np.array(0.2), np.array(1.3))
     decoder = tuple(map(np.float64, DECODERS[1]))
     pairs = [(Normal(mean, std), plain), (as_mixture, wide), (as_flow, wide)]
-    first, *others = [compute(lambda *case: evaluate_on(GRIDS[0], chain(*case, False)), *pair, decoder) for pair in pairs]
+    first, *others = [
+        compute(lambda *case: evaluate_on(GRIDS[0], chain(*case, False)), *pair, decoder) for pair in pairs
+    ]
     for other in others:
         for name, a, b in zip(first._fields[:-1], other, first, strict=False):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=name)
@@ -206,8 +215,9 @@ def test_a_gaussian_prior_is_a_change_of_units():
 
 def test_densities_follow_the_energy_and_the_prior():
     """The logits give the probability of a bit, the energy the posterior."""
-    q, prior = row(jax.tree.map(lambda leaf: leaf[None], random_mixture(np.random.default_rng(3), 2, 2)), 0), Mixture(
-        np.array([0.0, 1.0]), np.array([-1.0, 1.0]), np.array([0.5, 0.02])
+    q, prior = (
+        row(jax.tree.map(lambda leaf: leaf[None], random_mixture(np.random.default_rng(3), 2, 2)), 0),
+        Mixture(np.array([0.0, 1.0]), np.array([-1.0, 1.0]), np.array([0.5, 0.02])),
     )
     z = np.linspace(-2.0, 2.0, 41)
 
@@ -216,7 +226,9 @@ def test_densities_follow_the_energy_and_the_prior():
         return densities(halved, [jnp.asarray(z)])
 
     d = compute(found, q, prior)
-    expected = one_layer([known(row(q, k)) for k in range(2)], known(prior), partial(energies, np, 3.0, 2.0, 0.1), [], SPAN)
+    expected = one_layer(
+        [known(row(q, k)) for k in range(2)], known(prior), partial(energies, np, 3.0, 2.0, 0.1), [], SPAN
+    )
     p = np.exp(known(prior).log(z))
     np.testing.assert_allclose(d.p[0], p, rtol=1e-9)
     np.testing.assert_allclose(d.q[0], [np.exp(known(row(q, k)).log(z)) for k in range(2)], rtol=1e-9, atol=1e-12)
