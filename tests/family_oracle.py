@@ -106,7 +106,9 @@ def two_layers(q, prior, case, span):
     z, mass, log_q = z[near], mass[:, near], log_q[:, near]
     assert np.abs(mass.sum(1) - 1.0).max() < 1e-8, mass.sum(1)
     up = c_q * np.tanh(k_q * z)
-    below = np.array([norm.logpdf(one, c * np.tanh(k * (mean + s_q * t)), noise) @ w_t for one, mean in zip(z, up)])
+    below = np.array(
+        [norm.logpdf(one, c * np.tanh(k * (mean + s_q * t)), noise) @ w_t for one, mean in zip(z, up, strict=True)]
+    )
     density = np.stack([norm.pdf(one, up, s_q) @ mass.T for one in z_2], axis=1)
     log_density = np.log(np.maximum(density, 1e-300))
     log_aggregate = logsumexp(log_density, axis=0) - np.log(len(q))

@@ -124,8 +124,8 @@ def figures():
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(case for kind in kinds for case in cases[kind]))
         for grids in (GRIDS[0], GRIDS[2])[: 1 + ("flow" in name)]:
             every = compute(partial(jax.lax.map, lambda case, grids=grids: evaluate_on(grids, chain(*case))), batch)
-            for i, (kind, case) in enumerate((kind, case) for kind in kinds for case in cases[kind]):
-                found.setdefault(kind, {}).setdefault(i, (case, []))[1].append(
+            for i, (own, case) in enumerate((kind, case) for kind in kinds for case in cases[kind]):
+                found.setdefault(own, {}).setdefault(i, (case, []))[1].append(
                     jax.tree.map(lambda leaf, i=i: leaf[i], every)
                 )
     return {kind: list(some.values()) for kind, some in found.items()}

@@ -7,15 +7,16 @@ the range of z', the integrand a spike at an unknown place: for every z' it gets
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_bit.distributions import Drawn, Normal
-from vae_bit.quadrature import ORDER, Table, adapt, lookup, nodes, peaks, resample, share, tabulate
+from vae_bit.distributions import Normal
+from vae_bit.families import Family, Marginal, draws, interpolated, known, spread, start
+from vae_bit.quadrature import ORDER, adapt, nodes, peaks, resample, share
 
 Kernel = Callable[[Array], Normal]
 
@@ -23,7 +24,6 @@ PASSES = 5  # evaluations on a grid of one latent, the last of which counts
 INNER_PASSES = 5
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 BLUR = 0.25  # of the way that a panel's nodes go: a sum over them of Gaussians that much wider is smooth to about 1e-4
-PARAMETERS = 12  # of families that are no Gaussians, for which the panels of one grid do
 CHUNK = 64  # decoder inputs evaluated at a time
 
 
@@ -32,18 +32,6 @@ class Grids(NamedTuple):
 
     outer: int = 48  # of a grid on which functions of one latent are integrated or tabulated
     inner: int = 18  # of the grids of an inner integral, one for each node of the outer one
-
-
-class Family(Protocol):
-    """Distributions of one scalar, a pytree: `vae_bit.distributions.Normal`, `Mixture`, `Flow`, or one's own.
-
-    Both are elementwise, one number at a time at least. `draw` maps noise, N(0, 1) and here within +-REACH, to z; it
-    may give several, as a mixture does one of each component: together these must reach wherever there is mass.
-    """
-
-    def log_prob(self, z: Array, /) -> Array: ...
-
-    def draw(self, eps: Array, /) -> Drawn: ...
 
 
 class ScalarVAE(NamedTuple):
@@ -72,42 +60,6 @@ class ScalarVAE(NamedTuple):
     def dtype(self) -> Any:
         """That of the codes, which every figure is in."""
         return jnp.result_type(*jax.tree.leaves(self.q_data))
-
-
-class Marginal(NamedTuple):
-    """ln of m densities of one latent: at the nodes of a grid that resolves them, and anywhere."""
-
-    edges: Array  # [P + 1]
-    at_nodes: Array  # [m, K]
-    rows: Any  # the densities as one pytree, every leaf with a leading axis m
-    of_row: Callable[[Any, Array], Array]  # ln of the density of one row at z [...] -> [...]
-    detail: int = 1  # how many times as many panels as a Gaussian's an integral over one of them needs
-
-    def log_prob(self, z: Array) -> Array:
-        """[...] -> [m, ...]."""
-        return jax.vmap(self.of_row, (0, None))(self.rows, z)
-
-
-def known(family: Family, edges: Array) -> Marginal:
-    """The densities of a family whose leaves have a leading axis m, on a grid."""
-
-    def log_prob(row: Family, z: Array) -> Array:
-        return jax.vmap(row.log_prob)(z.ravel()).reshape(z.shape)
-
-    values = jax.vmap(log_prob, (0, None))(family, nodes(edges)[0])
-    return Marginal(edges, values, family, log_prob, detail(jax.tree.map(lambda leaf: leaf[0], family)))
-
-
-def detail(family: Any) -> int:
-    """How many times as many panels as a Gaussian's an integral over a family needs: by the parameters it has."""
-    size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(family))
-    return 1 if isinstance(family, Normal) else -(-size // PARAMETERS)
-
-
-def interpolated(edges: Array, values: Array) -> Marginal:
-    """The densities whose logarithms at the nodes of a grid are `values` [m, K]."""
-    table = tabulate(edges, values)
-    return Marginal(edges, values, table.coefficients, lambda row, z: lookup(Table(edges, row[None]), z)[0])
 
 
 def real_logits(chain: ScalarVAE, z: Array) -> Array:
@@ -150,7 +102,7 @@ def inference_marginals(chain: ScalarVAE, grids: Grids) -> list[Marginal]:
     if isinstance(q, Normal):
         edges = resample(spread(q, REACH), grids.outer)
     else:
-        edges = start(q, REACH, grids)
+        edges = start(q, REACH, grids.outer)
         edges, _ = adapt(partial(_surprise, known(q, edges)), edges, PASSES)
     marginals = [known(q, edges)]
     for kernel in chain.q:
@@ -164,7 +116,7 @@ def generative_marginals(chain: ScalarVAE, grids: Grids) -> tuple[list[Marginal]
     if isinstance(chain.prior, Normal):
         edges = resample(spread(prior, reach, grids.outer + 1), grids.outer)
     else:
-        edges = start(prior, reach, grids)
+        edges = start(prior, reach, grids.outer)
     energy = partial(energies, chain)
     if not chain.p:
         edges, values = adapt(partial(_tempered, known(prior, edges).log_prob, energy), edges, PASSES)
@@ -266,34 +218,6 @@ def _mixture(
     start = share(jnp.broadcast_to(below, (target.size, below.size)), features, panels)
     inner, log_joint = adapt(lambda z: joint(z, given(kernel, z)), start, INNER_PASSES, guides=2)
     return jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1])
-
-
-def draws(family: Any, eps: Array) -> tuple[Array, Array]:
-    """z for noise eps [m, K] of m distributions, and of each of their C components, and the weights: [m, K, C] both."""
-
-    def draw(row: Family, eps: Array) -> tuple[Array, Array]:
-        z, _, weight = row.draw(eps)
-        return jnp.ravel(z), jnp.ravel(jnp.broadcast_to(weight, jnp.shape(z)))
-
-    return jax.vmap(jax.vmap(draw, (None, 0)))(family, eps)
-
-
-def spread(family: Any, reach: float | Array, count: int = 17) -> Array:
-    """The draws of m distributions for `count` even noises on +-reach, one after another."""
-    size, dtype = (leaf := jax.tree.leaves(family)[0]).shape[0], leaf.dtype
-    return draws(family, jnp.tile(reach * jnp.linspace(-1.0, 1.0, count, dtype=dtype), (size, 1)))[0].ravel()
-
-
-def start(family: Any, reach: float | Array, grids: Grids) -> Array:
-    """Edges to start from for m distributions of any family, more of them the more parameters there are.
-
-    The noises are dense around 0 and geometric far out, as one component may be narrow and its neighbour broad.
-    """
-    leaves = jax.tree.leaves(family)
-    end = jnp.arcsinh(jnp.asarray(reach, leaves[0].dtype))
-    t = jnp.sinh(end * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=end.dtype))
-    knots = draws(family, jnp.tile(t, (len(leaves[0]), 1)))[0]
-    return resample(knots.ravel(), grids.outer * detail(family))
 
 
 def _prior_reach(chain: ScalarVAE) -> Array:

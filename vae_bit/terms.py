@@ -12,22 +12,18 @@ import numpy as np
 from jax import Array
 
 from vae_bit.distributions import LOG_2PI, Normal
+from vae_bit.families import Family, Marginal, draws, known, start
 from vae_bit.marginals import (
     INNER_PASSES,
     PASSES,
     REACH,
-    Family,
     Grids,
     Kernel,
-    Marginal,
     ScalarVAE,
     costs,
-    draws,
     energies,
     given,
-    known,
     prior_row,
-    start,
 )
 from vae_bit.quadrature import adapt, mass_defect, nodes, peaks, resample
 
@@ -44,7 +40,7 @@ def recon(chain: ScalarVAE, q: Marginal, grids: Grids) -> tuple[Array, Array, Ar
         return jnp.concatenate([density, *(density * each for each in pays)]), (density, pays)
 
     def along_noise(eps):
-        density, (z, weight) = jnp.exp(Normal(0.0, 1.0).log_prob(eps)), draws(chain.q_data, eps)
+        density, (z, weight) = jnp.exp(-0.5 * (jnp.square(eps) + LOG_2PI)), draws(chain.q_data, eps)
         pays = jnp.diagonal(both(z.ravel()).reshape(-1, len(z), *z.shape), axis1=1, axis2=2)  # x_k's under q(z_1 | x_k)
         pays = jnp.sum(weight[None] * jnp.moveaxis(pays, -1, 1), axis=-1)
         return jnp.concatenate([density[None], density[None] * pays]), (density, pays)
@@ -136,7 +132,7 @@ def surgery(chain: ScalarVAE, q: Marginal, grids: Grids) -> tuple[Array, Array, 
     prior = known(prior_row(chain), q.edges)
     edges, log_q, log_p, lacking = q.edges, q.at_nodes, prior.at_nodes, defect(q)
     if not isinstance(chain.prior, Normal):
-        own = start(prior.rows, REACH, grids)
+        own = start(prior.rows, REACH, grids.outer)
         knots = resample(jnp.concatenate([q.edges, own]), q.edges.size + own.size - 2)
         edges, (log_q, log_p) = adapt(partial(_contrast, q, prior), knots, PASSES)
         lacking = jnp.max(mass_defect(jnp.exp(jnp.concatenate([log_q, log_p])), edges))
