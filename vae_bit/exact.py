@@ -3,8 +3,8 @@
 Every figure is a chain of one-dimensional integrals, one a layer, each on an adaptive grid. Everything follows the
 dtype of the chain. In float64 (`with jax.enable_x64(True)`) grids are refined until the estimated error of every figure
 is below 1e-5, relative to max(1, |figure|), also for decoders of slope 1e4 and noise of 1e-3; float32 is good to 1e-3.
-The chain is known by log densities and kernels alone: q(z_1 | x) and p(z_L) may be mixtures, flows or of one's own family,
-and p(x | z_1) need not be a product (see `vae_bit.marginals.ScalarVAE`).
+The chain is known by log densities and kernels alone: q(z_1 | x) and p(z_L) may be mixtures, flows or of one's own
+family, and p(x | z_1) need not be a product (see `vae_bit.marginals.ScalarVAE`).
 """
 
 import warnings
