@@ -1,4 +1,4 @@
-"""What all distributions share: the sum over an event, with what a mask hides left out, what a draw is, and what may give one."""
+"""What all distributions share: sums over events, with what a mask hides left out, draws, and what gives these."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
