@@ -1,7 +1,7 @@
 """Families of q(z_1 | x) and p(z_L): how many numbers a member takes, and which distribution of a scalar these make.
 
-Training begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it gives
-whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
+Training begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it
+gives whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
 """
 
 import math
@@ -18,6 +18,7 @@ from vae_bit import data
 from vae_bit.distributions import Distribution, Drawn, Flow, Mixture, Normal
 
 WEIGHT_SPEED = 0.125  # of what a mixture's logits move by
+SHAPE_SPEED = 0.5  # and of the logarithms of a spline's climbs and slopes: at 1 its middle may jump at n = 1000
 Positive = Callable[[Array], Array]  # from a number to a standard deviation or a slope
 
 
@@ -83,6 +84,7 @@ class FlowFamily:
     def __call__(self, numbers: Array, positive: Positive) -> Flow:
         """Each field [K, bins + 1]."""
         middle, climb, slope = jnp.split(numbers.T, [1, self.bins + 1], axis=1)
+        climb, slope = SHAPE_SPEED * climb, SHAPE_SPEED * slope
         eps = np.linspace(-4.0, 4.0, self.bins + 1)
         y = jnp.pad(jnp.cumsum(positive(climb) * np.diff(eps), axis=1), ((0, 0), (1, 0)))
         x = jnp.broadcast_to(jnp.asarray(eps, y.dtype), y.shape)

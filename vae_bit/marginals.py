@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from vae_bit.densities import Marginal, draws, interpolated, known, spread, start
-from vae_bit.distributions import Normal
+from vae_bit.distributions import Distribution, Normal
 from vae_bit.quadrature import ORDER, adapt, nodes, peaks, resample, share
 
 Kernel = Callable[[Array], Normal]

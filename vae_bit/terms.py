@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from vae_bit.densities import Marginal, draws, known, start
-from vae_bit.distributions import LOG_2PI, Normal
+from vae_bit.distributions import LOG_2PI, Distribution, Normal
 from vae_bit.marginals import (
     INNER_PASSES,
     PASSES,
