@@ -67,7 +67,8 @@ class MixtureFamily:
     def __call__(self, numbers: Array, positive: Positive) -> Mixture:
         """Each field [K, components]."""
         logits, mean, scale = jnp.split(numbers.T, 3, axis=1)
-        return Mixture(WEIGHT_SPEED * logits, mean, np.geomspace(1.0, 0.5, self.components) * positive(scale))
+        width = np.geomspace(1.0, 0.5, self.components)[None]
+        return Mixture(WEIGHT_SPEED * logits, mean, width * positive(scale))
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ class FlowFamily:
         middle, climb, slope = jnp.split(numbers.T, [1, self.bins + 1], axis=1)
         climb, slope = SHAPE_SPEED * climb, SHAPE_SPEED * slope
         eps = np.linspace(-4.0, 4.0, self.bins + 1)
-        y = jnp.pad(jnp.cumsum(positive(climb) * np.diff(eps), axis=1), ((0, 0), (1, 0)))
-        x = jnp.broadcast_to(jnp.asarray(eps, y.dtype), y.shape)
-        return Flow(x, middle + y - y[:, self.bins // 2, None], positive(slope))
+        y = jnp.pad(jnp.cumsum(positive(climb) * np.diff(eps)[None], axis=1), ((0, 0), (1, 0)))
+        x = jnp.broadcast_to(jnp.asarray(eps, y.dtype)[None], y.shape)
+        half = self.bins // 2
+        return Flow(x, middle + y - y[:, half, None] + eps[half], positive(slope))
 
 
 class Prior(Protocol):
@@ -173,9 +175,9 @@ class Aggregate(NamedTuple):
     def draw(self, eps: Array) -> Drawn:
         """A draw of each data point's, and of each component of it, on one last axis."""
         z, _, weight = self.p.draw(eps[..., None])
-        share = jnp.broadcast_to(weight / z.shape[eps.ndim], z.shape[eps.ndim :]).ravel()
-        z = z.reshape(*eps.shape, -1)
-        return Drawn(z, self.log_prob(z), share)
+        share = jnp.broadcast_to(weight / z.shape[eps.ndim], z.shape)
+        z, share = (each.reshape(*eps.shape, -1) for each in (z, share))
+        return Drawn(z, jax.vmap(self.log_prob, -1, -1)(z), share)
 
 
 def components(p: Any) -> float:

@@ -163,7 +163,7 @@ def conditional(function: Conditional, params: Params, z: Array) -> Normal:
 def sample(model: Model, params: Params, n: Array, key: Array, count: int) -> Array:
     """Ancestral samples x [width, count], 0 or 1; padded dimensions are meaningless."""
     x_key, *keys = jax.random.split(key, model.layers + 1)
-    drawn = model.prior(params, n).draw(jax.random.normal(keys[0], (count,)))
+    drawn = _beside(model.prior(params, n), 0, 1).draw(jax.random.normal(keys[0], (count,)))
     z = drawn.z
     if z.ndim > 1:  # one of each component
         chosen = jax.random.categorical(jax.random.fold_in(keys[0], 1), jnp.log(drawn.weight), shape=(count,))
