@@ -89,7 +89,7 @@ def test_a_masked_event_is_worth_nothing_whatever_it_holds(make, density):
         np.testing.assert_allclose(value, jnp.where(mask, full, 0.0), rtol=1e-5)
         assert all(np.isfinite(leaf).all() and not leaf[1].any() for leaf in jax.tree.leaves(back(jnp.ones(4))))
     nothing = [log_prob(z, mixture(4, k=k), jnp.zeros((4, 1))) for k in (3, 5, 6, 7)]
-    np.testing.assert_array_equal(jnp.stack(nothing), 0.0)  # and not what the sum of K weights is off from 1
+    np.testing.assert_array_equal(jnp.stack(nothing), 0.0)
     more = jnp.ones((2, 1, 3)).at[1, 0, 2].set(0.0)  # two masks for the same events
     masked = density(z, p, more)
     np.testing.assert_allclose(masked, jnp.stack([full, density(z, p, more[1])]), rtol=1e-5)

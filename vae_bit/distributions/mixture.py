@@ -89,9 +89,9 @@ def mixture_log_prob(z: ArrayLike, p: Mixture, mask: ArrayLike | None = None) ->
         return _mixed(logits, normal_log_prob(z[..., None, :], Normal(mean, std)))
     mask = fit_mask(mask, jnp.broadcast_shapes(z.shape, mean[..., 0, :].shape, (*logits.shape[:-1], 1)), -1)
     each = normal_log_prob(z[..., None, :], Normal(mean, std), mask[..., None, :])
-    shown = jnp.any(mask != 0, axis=-1)  # an event that is hidden whole hides its logits
-    logits = jnp.where(shown[..., None], jnp.expand_dims(logits, range(each.ndim - logits.ndim)), 0.0)
-    return jnp.where(shown, _mixed(logits, each), 0.0)
+    shown = jnp.any(mask != 0, axis=-1, keepdims=True)  # an event that is hidden whole hides its logits
+    logits = jnp.where(shown, jnp.expand_dims(logits, range(each.ndim - logits.ndim)), 0.0)
+    return _mixed(logits, each)
 
 
 def _mixed(logits: Array, each: Array) -> Array:
