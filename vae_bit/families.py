@@ -51,7 +51,7 @@ GAUSSIAN = GaussianFamily()
 
 @dataclass(frozen=True)
 class MixtureFamily:
-    """Mixtures of Gaussians, which begin around 0 with unlike widths, from 1 to 1/2: equal ones would stay equal.
+    """Mixtures of Gaussians, which begin around 0, of variance 1, with unlike widths: equal ones would stay equal.
 
     Weights move slowly. When the code opens, a component that is behind would otherwise be given up, its weight tending
     to 0, and so would one that began on the wrong side: hence none begins on any.
@@ -67,8 +67,9 @@ class MixtureFamily:
     def __call__(self, numbers: Array, positive: Positive) -> Mixture:
         """Each field [K, components]."""
         logits, mean, scale = jnp.split(numbers.T, 3, axis=1)
-        width = np.geomspace(1.0, 0.5, self.components)[None]
-        return Mixture(WEIGHT_SPEED * logits, mean, width * positive(scale))
+        width = np.geomspace(2.0, 1.0, self.components)
+        width = width / np.sqrt(np.mean(np.square(width)))
+        return Mixture(WEIGHT_SPEED * logits, mean, width[None] * positive(scale))
 
 
 @dataclass(frozen=True)
