@@ -46,10 +46,10 @@ from vae_bit.losses import (
 from vae_bit.noise import Noise, draw_latent
 
 if TYPE_CHECKING:
-    from vae_bit import objectives, presets
+    from vae_bit import families, objectives, presets
     from vae_bit.runner import load, run
 
-OF_A_SWEEP = {"run": "vae_bit.runner", "load": "vae_bit.runner", "objectives": None, "presets": None}
+OF_A_SWEEP = {"run": "vae_bit.runner", "load": "vae_bit.runner", "families": None, "objectives": None, "presets": None}
 
 __all__ = [
     "Drawn",
@@ -70,6 +70,7 @@ __all__ = [
     "elbo",
     "entropy_form_kl",
     "evaluate",
+    "families",
     "flow_log_prob",
     "flow_sample",
     "free_bits",

@@ -13,7 +13,7 @@ from jax.nn.initializers import Initializer
 
 from vae_bit import checks, data
 from vae_bit.distributions import Distribution, Normal, softplus
-from vae_bit.families import GAUSSIAN, STANDARD, Family, Prior
+from vae_bit.families import GAUSSIAN, STANDARD, Decoder, Family, Prior, independent
 from vae_bit.models import Model, Params
 from vae_bit.networks import MLP, BernoulliNet, ConditionalNet, glorot, lecun
 
@@ -72,20 +72,6 @@ def zero_column(kernels: Kernels, key: Array, width: int, units: int, n: Array) 
     return jnp.zeros(units)
 
 
-def independent(logits: Array, weight: Array, bit: Array) -> Array:
-    """The dimensions are drawn independently, given z: the logits as they are."""
-    return logits
-
-
-def autoregressive(logits: Array, weight: Array, bit: Array) -> Array:
-    """logit_i(z) + 8 weight_i (2 x_{i-1} - 1), logits [width, K] and bits [K], x_{i-1} being what i looks at.
-
-    It is all that the two points ask for: the weights may grow until the bit before decides. They begin at 0 and, as q
-    does (`read_signs`), move eight times as fast as they would without the factor.
-    """
-    return logits + 8.0 * weight[:, None] * (2.0 * bit - 1.0)
-
-
 @dataclass(frozen=True)
 class Architecture:
     """Networks of a VAE of any depth and width: called with both, it gives the `Model`."""
@@ -101,7 +87,7 @@ class Architecture:
     encoder_input: EncoderInput
     posterior: Family = GAUSSIAN  # of q(z_1 | x)
     prior: Prior = STANDARD  # p(z_L)
-    decoder: Callable[[Array, Array, Array], Array] = independent  # what x_{i-1} makes of the logits
+    decoder: Decoder = independent  # what x_{i-1} makes of the logits
 
     def __post_init__(self) -> None:
         functions = ("activation", "positive", "latent", "posterior", "prior", "decoder")

@@ -1,4 +1,6 @@
-"""Families of q(z_1 | x) and p(z_L): how many numbers a member takes, and which distribution of a scalar these make.
+"""Families of q(z_1 | x), p(z_L) and p(x | z_1): what the command line calls posterior, prior and decoder.
+
+A family of distributions of a scalar says how many numbers a member takes, and which distribution these make.
 
 Training begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it
 gives whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
@@ -19,6 +21,7 @@ from vae_bit.distributions import Distribution, Drawn, Flow, Mixture, Normal
 
 WEIGHT_SPEED = 0.125  # of what a mixture's logits move by
 SHAPE_SPEED = 0.5  # and of the logarithms of a spline's climbs and slopes: at 1 its middle may jump at n = 1000
+Decoder = Callable[[Array, Array, Array], Array]  # logits [width, K], weights [width] and x_{i-1} [K] -> logits
 Positive = Callable[[Array], Array]  # from a number to a standard deviation or a slope
 
 
@@ -179,6 +182,20 @@ class Aggregate(NamedTuple):
         share = jnp.broadcast_to(weight / z.shape[eps.ndim], z.shape)
         z, share = (each.reshape(*eps.shape, -1) for each in (z, share))
         return Drawn(z, jax.vmap(self.log_prob, -1, -1)(z), share)
+
+
+def independent(logits: Array, weight: Array, bit: Array) -> Array:
+    """The dimensions are drawn independently, given z: the logits as they are."""
+    return logits
+
+
+def autoregressive(logits: Array, weight: Array, bit: Array) -> Array:
+    """logit_i(z) + 8 weight_i (2 x_{i-1} - 1), logits [width, K] and bits [K], x_{i-1} being what i looks at.
+
+    It is all that the two points ask for: the weights may grow until the bit before decides. They begin at 0 and, as q
+    does (`read_signs`), move eight times as fast as they would without the factor.
+    """
+    return logits + 8.0 * weight[:, None] * (2.0 * bit - 1.0)
 
 
 def components(p: Any) -> float:

@@ -25,7 +25,7 @@ EXAMPLES = {
     "optimizer": "optax.lion",
     "posterior": "vae_bit.families.MixtureFamily(2)",
     "prior": "vae_bit.families.VampPrior()",
-    "decoder": "vae_bit.architecture.autoregressive",
+    "decoder": "vae_bit.families.autoregressive",
 }
 
 

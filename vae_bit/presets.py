@@ -18,8 +18,6 @@ from vae_bit.architecture import (
     LECUN,
     Architecture,
     EncoderInput,
-    autoregressive,
-    independent,
     mean_column,
     read_signs,
     read_sum,
@@ -35,6 +33,8 @@ from vae_bit.families import (
     MixtureFamily,
     Prior,
     VampPrior,
+    autoregressive,
+    independent,
 )
 from vae_bit.models import Build
 from vae_bit.networks import ConditionalNet, ResidualGaussianNet, elu

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax import Array
 
 from vae_bit import runtime, settings, sweep
-from vae_bit.families import Family, Prior
+from vae_bit.families import Decoder, Family, Prior
 from vae_bit.models import Build
 from vae_bit.noise import Rule
 from vae_bit.objectives import Kl, Objective
@@ -30,7 +29,6 @@ from vae_bit.sweep import Trained
 from vae_bit.trained import Results
 from vae_bit.training import Optimizer, Schedule
 
-Decoder = Callable[..., Array]
 Reports = Callable[[list[Group]], AbstractContextManager[list[Show]]]  # a function for each group hears of its progress
 
 
@@ -72,9 +70,9 @@ def run(
     `draws.kl` is taken (`objectives.closed_kl`, `sampled_kl`), `schedule` and `beta_schedule` are functions of the
     number of steps that give factors of the learning rate and of beta. What is None is the preset's.
 
-    `posterior` is the family of q(z_1 | x) and `prior` p(z_L), both of `vae_bit.families`; `decoder` is what p(x_i |
-    z_1) reads, `architecture.independent` or `autoregressive`, which sees x_{i-1} too, but for the share `word_dropout`
-    of them that are hidden. A model of one's own has all three in it.
+    `posterior` is the family of q(z_1 | x) and `prior` p(z_L), `decoder` whether p(x_i | z_1) sees x_{i-1} too, but
+    for the share `word_dropout` of them that is hidden: all from `vae_bit.families`. A model of one's own has all three
+    in it.
 
     `k` draws are in each bound of `objectives.iwae`, `dreg` and `renyi`. At `history` points of training, at most as
     many as the curves have, the runs are evaluated too. `chunk` bounds the runs that advance together. With `out`, a
