@@ -58,7 +58,7 @@ def numpy_flow(z, knots):
     """ln of the density of one scalar: the distribution function Phi(T^-1(z)) by bisection, differentiated."""
 
     def inverse(z):
-        return brentq(lambda eps: numpy_spline(knots, eps) - z, -60.0, 60.0, xtol=1e-13, rtol=1e-14)
+        return brentq(lambda eps: numpy_spline(knots, eps) - z, -60.0, 60.0, xtol=1e-13)
 
     return norm.logpdf(inverse(z)) + np.log((inverse(z + 1e-5) - inverse(z - 1e-5)) / 2e-5)
 
