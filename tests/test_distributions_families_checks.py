@@ -1,6 +1,7 @@
 """Mixtures and flows: what a mask hides, what is refused, batches, narrow dtypes and extreme numbers."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ def test_a_masked_event_is_worth_nothing_whatever_it_holds(make, density):
 @each_family
 def test_leading_axes_jit_and_vmap_agree_with_one_at_a_time(make, density):
     p, z = make(4), jax.random.normal(jax.random.key(1), (5, 4, 3))
-    sample = mixture_sample if isinstance(p, Mixture) else flow_sample
+    sample: Any = mixture_sample if isinstance(p, Mixture) else flow_sample
     at = [[(z[j, i], jax.tree.map(lambda field, i=i: field[i], p)) for i in range(4)] for j in range(5)]
     looped = jnp.stack([jnp.stack([density(*pair) for pair in row]) for row in at])
     mapped = jax.jit(jax.vmap(jax.vmap(log_prob), (0, None)))(z, p)
@@ -113,6 +114,9 @@ def test_leading_axes_jit_and_vmap_agree_with_one_at_a_time(make, density):
         (drawn, weight), (mapped, weights) = drawn, mapped
         np.testing.assert_allclose(weights, jnp.broadcast_to(weight, weights.shape), rtol=1e-6)
     np.testing.assert_allclose(drawn, mapped, rtol=1e-5, atol=1e-6)
+
+
+NUMBER: Any = 3.0
 
 
 def scalars(logits=2, mean=2, z=()):
@@ -154,7 +158,7 @@ def flows(x=(3, 4), y=(3, 4), z=(3,), dtype=jnp.float32, call=flow_log_prob):
         (flows(z=(1,)), ValueError, r"z has shape \(1,\) and x\[..., 0\] \(3,\)"),
         (flows(z=(2,), call=flow_sample), ValueError, r"eps has shape \(2,\) and x\[..., 0\] \(3,\)"),
         (flows(dtype=int), TypeError, "z is int32"),
-        (lambda: log_prob(jnp.zeros(1), 3.0), TypeError, "p is a float: a Normal, Mixture or Flow is needed"),
+        (lambda: log_prob(jnp.zeros(1), NUMBER), TypeError, "p is a float: a Normal, Mixture or Flow is needed"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(attempt, error, words):
@@ -165,7 +169,10 @@ def test_what_does_not_fit_is_refused_by_name(attempt, error, words):
 
 def test_no_function_takes_one_family_for_another():
     """A mixture has a mean and std too: with a Gaussian's formulas they would give a wrong number."""
-    q, p, z = mixture(), standard_normal((3,)), jnp.zeros(3)
+    q: Any = mixture()
+    p: Any = standard_normal((3,))
+    another: Any = flow()
+    z = jnp.zeros(3)
     for call in (
         lambda: normal_sample(q, z),
         lambda: normal_log_prob(z, q),
@@ -178,7 +185,7 @@ def test_no_function_takes_one_family_for_another():
     for call, words in [
         (lambda: normal_kl(p, q), "p is a Mixture: a Normal"),
         (lambda: mixture_log_prob(z, p), "p is a Normal: a Mixture"),
-        (lambda: mixture_sample(flow(), z), "q is a Flow: a Mixture"),
+        (lambda: mixture_sample(another, z), "q is a Flow: a Mixture"),
         (lambda: flow_log_prob(z, q), "p is a Mixture: a Flow"),
         (lambda: flow_sample(p, z), "q is a Normal: a Flow"),
     ]:

@@ -75,9 +75,7 @@ def test_the_inverse_is_the_root_that_bisection_finds_in_float32_as_well(seed):
     with mpmath.workdps(30):
         for i in range(len(y)):
             inside = np.clip(np.float64(y[i]), k[1][0], k[1][-1])
-            root: Any = brentq(
-                lambda a, y=inside: float(durkan(k, a)[0] - y), k[0][0], k[0][-1], xtol=1e-14, rtol=1e-14
-            )
+            root: Any = brentq(lambda a, y=inside: float(durkan(k, a)[0] - y), k[0][0], k[0][-1], xtol=1e-14)
             slope = float(durkan(k, root)[1])
             allowed = 4.0 * EPS * (np.abs(k[1]).max() / slope + np.abs(k[0]).max())
             assert abs(x[i] - root) <= allowed
