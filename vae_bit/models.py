@@ -173,17 +173,26 @@ def sample(model: Model, params: Params, n: Array, key: Array, count: int) -> Ar
     logits = model.decode(params, z)
     if model.follow is None:
         return jax.random.bernoulli(x_key, jax.nn.sigmoid(logits)).astype(jnp.float32)
-    after = [model.follow(params, z, jnp.full_like(z, bit)) for bit in data.BITS]
+    return _bits(x_key, logits, *_after(model, params, z))
 
-    def bit(before: Array, seen: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        uniform, after_zero, after_one = seen
-        x = (uniform < jax.nn.sigmoid(jnp.where(before > 0.0, after_one, after_zero))).astype(jnp.float32)
+
+def _after(model: Model, params: Params, z: Array) -> list[Array]:
+    """The logits of p(x_i = 1 | z_1, x_{i-1}), i >= 2, after a 0 and after a 1: [width - 1, K] both."""
+    assert model.follow is not None
+    return [model.follow(params, z, jnp.full_like(z, bit))[1:] for bit in data.BITS]
+
+
+def _bits(key: Array, logits: Array, after_zero: Array, after_one: Array) -> Array:
+    """Draws one dimension after the other, the first by its `logits`: [width, K]."""
+    uniform = jax.random.uniform(key, logits.shape, logits.dtype)
+
+    def draw(before: Array, seen: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        uniform, zero, one = seen
+        x = (uniform < jax.nn.sigmoid(jnp.where(before > 0.0, one, zero))).astype(jnp.float32)
         return x, x
 
-    uniform = jax.random.uniform(x_key, logits.shape, logits.dtype)
-    first = (uniform[0] < jax.nn.sigmoid(logits[0])).astype(jnp.float32)
-    rest = jax.lax.scan(bit, first, (uniform[1:], after[0][1:], after[1][1:]))[1]
-    return jnp.concatenate([first[None], rest])
+    first = draw(jnp.zeros(logits.shape[1]), (uniform[0], logits[0], logits[0]))[0]
+    return jnp.concatenate([first[None], jax.lax.scan(draw, first, (uniform[1:], after_zero, after_one))[1]])
 
 
 def marginal_logits(model: Model, params: Params, z: Array) -> Array:
@@ -191,17 +200,14 @@ def marginal_logits(model: Model, params: Params, z: Array) -> Array:
     first = model.decode(params, z)
     if model.follow is None:
         return first
-    after = [model.follow(params, z, jnp.full_like(z, bit)) for bit in data.BITS]
 
-    def step(before: Array, logits: tuple[Array, Array]) -> tuple[Array, Array]:
-        """ln p(x_i = 0) and ln p(x_i = 1), [2, K]."""
-        after_zero, after_one = logits
-        zero = jnp.logaddexp(before[0] - softplus(after_zero), before[1] - softplus(after_one))
-        one = jnp.logaddexp(before[0] - softplus(-after_zero), before[1] - softplus(-after_one))
-        return jnp.stack([zero, one]), jnp.stack([zero, one])
+    def step(before: Array, after: tuple[Array, Array]) -> tuple[Array, Array]:
+        """ln p(x_i = 0) and ln p(x_i = 1), [2, K], from those of i - 1 and the logits after a 0 and after a 1."""
+        now = [jax.nn.logsumexp(before - softplus(sign * jnp.stack(after)), axis=0) for sign in (1.0, -1.0)]
+        return jnp.stack(now), jnp.stack(now)
 
-    start = -jnp.stack([softplus(first[0]), softplus(-first[0])])
-    rest = jax.lax.scan(step, start, (after[0][1:], after[1][1:]))[1]
+    start = -softplus(jnp.stack([first[0], -first[0]]))
+    rest = jax.lax.scan(step, start, tuple(_after(model, params, z)))[1]
     zero, one = jnp.concatenate([start[None], rest]).swapaxes(0, 1)
     return one - zero
 

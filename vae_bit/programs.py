@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import subjaxprs
 from jax.sharding import AxisType, PartitionSpec
 
-from vae_bit import exact, models, noise, padding, settings, training
+from vae_bit import exact, models, padding, settings, training
 from vae_bit.exact import GRIDS, Evaluation
 from vae_bit.marginals import Grids
 from vae_bit.models import Build, Model, Params
@@ -87,12 +87,13 @@ def slices(total: int, size: int) -> list[slice]:
 
 def chunk_size(model: Model, recipe: Recipe, width: int) -> int:
     """Runs whose training state and layers' outputs fit the budget of all local devices, at least `FEWEST` a device."""
-    run: Any = [jax.ShapeDtypeStruct((), kind) for kind in KINDS]
-    state = jax.eval_shape(partial(training.init, model, recipe), Run(*run))
+    run: Any = Run(*(jax.ShapeDtypeStruct((), kind) for kind in KINDS))
+    state = jax.eval_shape(partial(training.init, model, recipe), run)
     params, held = state.params, sum(leaf.size for leaf in jax.tree.leaves(state))
-    draw = jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples))
-    eps, weight = jax.eval_shape(draw, training.step_keys(0, 0))
-    forward, drawn = jax.eval_shape(partial(models.forward, model), params, *run[:1], run[-1], noise.Noise(eps, weight))
+    nodes = jax.eval_shape(
+        jax.vmap(lambda key: recipe.noise(key, model.layers, recipe.samples)), training.step_keys(0, 0)
+    )
+    forward, drawn = jax.eval_shape(partial(models.forward, model), params, run.n, run.word_dropout, nodes)
     columns = jax.ShapeDtypeStruct((forward.z[0].size,), np.float32)
     outputs = _outputs(model.decode, params, columns)
     outputs += _outputs(model.follow, params, columns, columns) if model.follow else 0
