@@ -134,11 +134,6 @@ def recon(model: Model, params: Params, n: Number, word_dropout: Number, z: Arra
     return padding.by_columns(autoregressive if follow else independent, width, z)
 
 
-def standard_prior(params: Params, n: Number) -> Normal:
-    """N(0, 1), whatever the parameters."""
-    return Normal(0.0, 1.0)
-
-
 def encode(model: Model, params: Params, n: Number) -> Distribution:
     """q(z_1 | x) at the two points, [2]; of a Normal also where the model gives one number for both."""
     q = model.encode(params, n)
