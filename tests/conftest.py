@@ -42,7 +42,7 @@ def tiny() -> dict[str, Preset]:
 @pytest.fixture(scope="session")
 def trained(tiny: dict[str, Preset]) -> list[Trained]:
     """Groups of one and two layers: 16 runs each, which three devices cannot share evenly; half of them diverge."""
-    groups = sweep.plan(tiny["default"], [1, 2], [2, 5], [0.5, 2.0], [2e-2, 1e30], [0, 2**32 - 1])
+    groups = sweep.plan(tiny["default"], [1, 2], [2, 5], [0.5, 2.0], None, [2e-2, 1e30], [0, 2**32 - 1])
     return sweep.train_all(groups)
 
 

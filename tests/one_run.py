@@ -10,8 +10,8 @@ from vae_bit import padding, training
 from vae_bit.training import Run
 
 
-def run(n=5, seed=3, beta=0.7, learning_rate=0.02):
-    numbers: Any = np.int32(n), np.uint32(seed), np.float64(beta), np.float64(learning_rate)
+def run(n=5, seed=3, beta=0.7, learning_rate=0.02, word_dropout=1.0):
+    numbers: Any = np.int32(n), np.uint32(seed), *map(np.float64, (beta, learning_rate, word_dropout))
     return Run(*numbers)
 
 

@@ -6,7 +6,7 @@ from scipy.special import log_expit
 from scipy.stats import norm
 
 from vae_bit.architecture import read_sum
-from vae_bit.networks import GaussianNet
+from vae_bit.networks import ConditionalNet
 
 
 def network(arch, params, h):
@@ -37,7 +37,7 @@ def encoder(arch, params, n, bit):
 def conditional(arch, params, z):
     """Mean and standard deviation of a Gaussian given a latent z [K]."""
     mean, raw = network(arch, params, z[None])
-    return (z + mean, std(arch, raw - 1.0)) if arch.latent is not GaussianNet else (mean, std(arch, raw))
+    return (z + mean, std(arch, raw - 1.0)) if arch.latent is not ConditionalNet else (mean, std(arch, raw))
 
 
 def energy(arch, params, n, bit, z):

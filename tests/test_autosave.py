@@ -38,7 +38,7 @@ def test_when_work_is_saved(tiny, clock, tmp_path):
     """Every 30 s of training, and what is finished at once where saving takes less than 2 % of the time."""
     now, log = clock
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=4))
-    (group,) = sweep.plan(preset, [1], [1], [1], [1], range(9))
+    (group,) = sweep.plan(preset, [1], [1], [1], None, [1], range(9))
     watch = autosave.Autosave(tmp_path, 30.0).watch(group, lambda *_: None)
     for start, seconds in ((0, 1.0), (1, 1.0), (2, 12.0), (3, 2.0), (4, 1.0)):
         watch.resume(np.array([start]))
@@ -57,7 +57,7 @@ def test_the_chunk_in_training_is_saved_before_the_sweep_stops(tiny, clock, tmp_
     """And with it what is finished and was not worth saving yet."""
     _, log = clock
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=1))
-    (group,) = sweep.plan(preset, [1], [1], [1], [1], range(3))
+    (group,) = sweep.plan(preset, [1], [1], [1], None, [1], range(3))
     ends = []
 
     def check():

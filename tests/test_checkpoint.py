@@ -20,7 +20,7 @@ WHICH = np.array([1, 2, 3])
 
 @pytest.fixture(scope="module")
 def group(tiny):
-    (group,) = sweep.plan(tiny["default"], [2], [2, 3], [1.0], [1e-2], range(3))
+    (group,) = sweep.plan(tiny["default"], [2], [2, 3], [1.0], None, [1e-2], range(3))
     return group
 
 
@@ -193,7 +193,7 @@ def test_no_room(group, tmp_path, monkeypatch):
 def counted(tiny, quick_compile):
     """14 runs, their programs in chunks of so many, and a list that the steps of every chunk go into."""
     preset = tiny["default"]._replace(recipe=dataclasses.replace(tiny["default"].recipe, steps=8))
-    (group,) = sweep.plan(preset, [1], [2], [1.0], [1e-2], range(14))
+    (group,) = sweep.plan(preset, [1], [2], [1.0], None, [1e-2], range(14))
     return group
 
 

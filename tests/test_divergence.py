@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def run(learning_rate: float, n: int = 5) -> Run:
-    numbers: Any = np.int32(n), np.uint32(0), np.float32(1.0), np.float32(learning_rate)
+    numbers: Any = np.int32(n), np.uint32(0), *np.float32([1.0, learning_rate, 1.0])
     return Run(*numbers)
 
 
@@ -73,7 +73,7 @@ def test_an_infinite_loss_with_finite_gradients_stops_the_run(tiny):
 def test_a_rate_of_four_diverges_where_a_square_overflows(tiny):
     """In a sweep such runs used to end with all steps counted as good, having stood still from the second on."""
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=20))
-    (group,) = sweep.plan(preset, [1], [5], [1.0], [1e-2, 1e12], range(3))
+    (group,) = sweep.plan(preset, [1], [5], [1.0], None, [1e-2, 1e12], range(3))
     (trained,) = sweep.train_all([group])
     slow = group.runs.learning_rate < 1.0
     assert trained.finite.tolist() == slow.tolist()

@@ -46,7 +46,7 @@ def small_memory(monkeypatch):
 def test_out_of_memory_the_chunk_is_halved(tiny, small_memory):
     """In the third; what is done by then stays."""
     sizes = small_memory(3)
-    (group,) = sweep.plan(tiny["default"], [1], [2], [1.0], [1e-2], [*range(10, 18), *range(9)])
+    (group,) = sweep.plan(tiny["default"], [1], [2], [1.0], None, [1e-2], [*range(10, 18), *range(9)])
     heard = []
     watch = sweep.UNWATCHED._replace(report=lambda runs, progress: heard.append((int(runs[0]), int(runs[-1]) + 1)))
     with pytest.warns(UserWarning, match="out of device memory: layers 1, n up to 2: .* runs at a time") as notices:
@@ -61,7 +61,7 @@ def test_out_of_memory_the_chunk_is_halved(tiny, small_memory):
 
 def test_out_of_memory_with_a_run_on_each_device(tiny, small_memory):
     small_memory(0)
-    (group,) = sweep.plan(tiny["default"], [1], [2], [1.0], [1e-2], range(17))
+    (group,) = sweep.plan(tiny["default"], [1], [2], [1.0], None, [1e-2], range(17))
     with pytest.warns(UserWarning), pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         sweep.train(group, sweep.compile_programs(group), THE_PARAMETERS)
 
@@ -70,7 +70,7 @@ def test_out_of_memory_with_a_run_on_each_device(tiny, small_memory):
 def wide(tiny, quick_compile):
     """64 runs of one layer, their programs and their healthy outcome."""
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=60))
-    (group,) = sweep.plan(preset, [1], [2], [1.0], [1e-2], range(64))
+    (group,) = sweep.plan(preset, [1], [2], [1.0], None, [1e-2], range(64))
     programs = compile_programs(group), compile_evaluate(group.model, group.width, 64)
     return group, programs, sweep.train(group, *programs)
 

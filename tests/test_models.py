@@ -12,6 +12,7 @@ from scipy.stats import norm
 from vae_bit import models, padding
 from vae_bit.distributions import Normal
 from vae_bit.models import Model
+from vae_bit.noise import Noise
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -28,7 +29,7 @@ def test_the_share_of_ancestral_samples_that_are_data_points(trained, layers):
     draw = jax.jit(functools.partial(models.sample, group.model, count=count))
     for index in np.flatnonzero(np.isfinite(evaluation.loss)):
         n, mass = int(group.runs.n[index]), evaluation.valid_mass[index]
-        x = np.asarray(draw(jax.tree.map(lambda leaf, i=index: leaf[i], params), jax.random.key(index)))[:n]
+        x = np.asarray(draw(jax.tree.map(lambda leaf, i=index: leaf[i], params), n, jax.random.key(index)))[:n]
         assert set(np.unique(x)) == {0.0, 1.0}
         valid = np.all(x == x[:1], axis=0)
         assert abs(valid.mean() - mass) < 4.0 * np.sqrt(mass * (1.0 - mass) / count)
@@ -43,7 +44,7 @@ def test_layers_are_sampled_from_the_top_down(tiny):
     for depth, shift in ((1, 3.0), (2, -1.0)):
         params["p"][depth]["params"]["head"]["kernel"][:, -1] = (shift, -20.0)
     count = 100_000
-    x = models.sample(model, params, jax.random.key(1), count)
+    x = models.sample(model, params, jnp.int32(1), jax.random.key(1), count)
     eps, weight = oracle.trapezoid(401)
     share = 1.0 / (1.0 + np.exp(-oracle.network(arch, params["p"][0], (2.0 + eps)[None])[0])) @ weight
     assert abs(float(x.mean()) - share) < 4.0 * np.sqrt(share * (1.0 - share) / count)
@@ -56,7 +57,7 @@ def plain(layers, width):
         encode=lambda params, n: Normal(jnp.array([-1.0, 1.0]), jnp.full(2, 0.3)),
         up=(lambda params, z: Normal(params["up"] * z, jnp.full_like(z, 0.6)),) * (layers - 1),
         down=(lambda params, z: Normal(jnp.tanh(z), jnp.full_like(z, 0.4)),) * (layers - 1),
-        prior=lambda params: Normal(params["prior"], jnp.float32(0.7)),
+        prior=lambda params, n: Normal(params["prior"], jnp.float32(0.7)),
         decode=lambda params, z: params["slope"][:, None] * z.ravel()[None],
     )
 
@@ -64,7 +65,9 @@ def plain(layers, width):
 def test_a_model_of_one_s_own_passes_up_and_down_as_written():
     model, n, eps = plain(2, 4), jnp.int32(3), np.array([[[0.5], [-1.0]], [[1.5], [0.2]]], np.float32)
     params = model.init(jax.random.key(0), n)
-    one = models.forward(model, params, n, list(map(jnp.asarray, eps)))
+    noise = Noise(list(map(jnp.asarray, eps)), jnp.ones((2, 1)))
+    one, (used, weight) = models.forward(model, params, n, jnp.float32(1), noise)
+    assert used == noise.eps and weight is noise.weight
     z_1 = np.array([[-1.0], [1.0]]) + 0.3 * eps[0]
     z_2 = 0.5 * z_1 + 0.6 * eps[1]
     np.testing.assert_allclose(one.z, [z_1, z_2], rtol=1e-6)
@@ -72,16 +75,19 @@ def test_a_model_of_one_s_own_passes_up_and_down_as_written():
     np.testing.assert_allclose([np.ravel(one.p[1].mean), np.ravel(one.p[1].std)], [[2.0], [0.7]])
     energy = 3.0 * np.logaddexp(0.0, np.array([[1.0], [-1.0]]) * z_1)
     np.testing.assert_allclose(one.recon, energy, rtol=1e-6)
-    again = models.densities(model, params, n, one.z)
+    again = models.densities(model, params, n, jnp.float32(1), one.z)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), again, one)
-    slope = jax.grad(lambda p: models.densities(model, p, n, one.z).q[1].mean.sum() + 3.0 * p["prior"])(params)
+    slope = jax.grad(lambda p: models.densities(model, p, n, jnp.float32(1), one.z).q[1].mean.sum() + 3.0 * p["prior"])(
+        params
+    )
     assert (slope["up"], slope["prior"]) == (0.0, 3.0)  # q's parameters are held constant
 
 
 def test_ancestral_samples_start_from_the_model_s_own_prior():
     """x_1 is Bernoulli(sigmoid(z)), z ~ N(2, 0.7^2)."""
     model = plain(1, 1)
-    x = models.sample(model, model.init(jax.random.key(0), jnp.int32(1)), jax.random.key(1), 100_000)
+    n = jnp.int32(1)
+    x = models.sample(model, model.init(jax.random.key(0), n), n, jax.random.key(1), 100_000)
     z, step = np.linspace(-3.0, 7.0, 2001, retstep=True)
     share = np.sum(norm.pdf(z, 2.0, 0.7) / (1.0 + np.exp(-z))) * step
     assert abs(float(x.mean()) - share) < 4.0 * np.sqrt(share * (1.0 - share) / 100_000)

@@ -14,7 +14,7 @@ from vae_bit import noise, objectives, padding, training
 from vae_bit.training import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-RUN = Run(*(jnp.asarray(field) for field in (np.float32(3), np.uint32(5), np.float32(1), np.float32(1e-2))))
+RUN = Run(*(jnp.asarray(field) for field in (np.float32(3), np.uint32(5), *np.float32([1, 1e-2, 1]))))
 
 
 def groups(k, rule):
@@ -59,7 +59,7 @@ def assert_same_mean(a, b):
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("objective", [objectives.iwae, objectives.renyi, objectives.dreg])
 def test_one_draw_makes_every_bound_the_elbo(step, layers, objective):
-    elbo, gradient = step(layers, 2, noise=noise.lattice, samples=64, kl=objectives.drawn_kl)
+    elbo, gradient = step(layers, 2, noise=noise.lattice, samples=64, kl=objectives.sampled_kl)
     bound, other = step(layers, 2, noise=groups(1, noise.lattice), samples=64, objective=objective)
     np.testing.assert_allclose(bound, elbo, rtol=1e-5)
     np.testing.assert_allclose(flat(gradient["p"]), flat(other["p"]), rtol=1e-4, atol=1e-5)
@@ -76,7 +76,7 @@ def test_one_draw_makes_every_bound_the_elbo(step, layers, objective):
     ],
 )
 def test_other_gradients_have_the_value_and_the_mean_of_the_plain_one(step, layers, objective, rule, plain):
-    fields = {"noise": rule, "samples": 8, "kl": objectives.drawn_kl}
+    fields = {"noise": rule, "samples": 8, "kl": objectives.sampled_kl}
     value, gradient = step(layers, 2_000, objective=plain, **fields)
     other_value, other_gradient = step(layers, 2_000, objective=objective, **fields)
     np.testing.assert_allclose(value, other_value, rtol=1e-5)
@@ -188,7 +188,7 @@ def test_a_bound_on_several_draws_refuses_noise_that_is_not_in_groups(tiny, obje
 @pytest.mark.parametrize("objective", [objectives.iwae, objectives.renyi, objectives.dreg])
 def test_groups_count_by_their_weight(step, objective):
     """The bound on one draw is the ELBO, of a trapezoid's unequal weights too."""
-    elbo, _ = step(1, 2, noise=noise.trapezoid, samples=24, kl=objectives.drawn_kl)
+    elbo, _ = step(1, 2, noise=noise.trapezoid, samples=24, kl=objectives.sampled_kl)
     bound, _ = step(1, 2, noise=groups(1, noise.trapezoid), samples=24, objective=objective)
     np.testing.assert_allclose(bound, elbo, rtol=1e-5)
 
@@ -217,7 +217,7 @@ def linear_gaussian(model):
 def test_at_the_exact_posterior_the_path_gradient_has_no_variance(tiny, layers):
     """Held by its values instead of its parameters, q(z_2 | z_1) would lose a term of standard deviation 10."""
     model = tiny["default"].model(layers, 3)
-    recipe = replace(tiny["default"].recipe, noise=noise.iid, samples=1, kl=objectives.drawn_kl)
+    recipe = replace(tiny["default"].recipe, noise=noise.iid, samples=1, kl=objectives.sampled_kl)
     with jax.enable_x64(True):
         params, run = jax.tree.map(jnp.asarray, linear_gaussian(model)), RUN._replace(beta=jnp.float64(1))
 

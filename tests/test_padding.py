@@ -1,13 +1,14 @@
 """What makes runs of different n one program: padding undone, logits that count up to n alone, a block at a time."""
 
-import functools
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_bit import padding
+from vae_bit import models, padding
 from vae_bit.presets import ORIGINAL
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -51,7 +52,7 @@ def test_recon_and_its_gradient_in_blocks_of_columns(tiny, monkeypatch, logits, 
     weight = np.random.default_rng(2).normal(size=z.shape).astype(np.float32)
 
     def recon(params, z):
-        return padding.recon(functools.partial(model.decode, params), n, z)
+        return models.recon(model, params, n, jnp.float32(1), z)
 
     def plain(params, z):
         logits = model.decode(params, z)[:5].reshape(5, *z.shape)
@@ -70,10 +71,11 @@ def test_padded_logits_count_for_nothing_whatever_they_are(monkeypatch, logits):
     z = jnp.linspace(-1.0, 1.0, 40).reshape(2, 20)
 
     def loss(slope, rest):
-        def decode(z):
+        def decode(params, z):
             return jnp.concatenate([slope * z[None], jnp.full((2, z.size), rest)])
 
-        return padding.recon(decode, jnp.int32(1), z).sum()
+        model: Any = SimpleNamespace(decode=decode, follow=None)
+        return models.recon(model, {}, jnp.int32(1), jnp.float32(1), z).sum()
 
     expected, slope = jax.value_and_grad(loss)(0.5, 0.0)
     assert np.isfinite(expected) and slope != 0.0

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import jax
@@ -9,18 +10,18 @@ import numpy as np
 import oracle
 import pytest
 from scipy import integrate, stats
-from sweeps import alone
+from sweeps import LABELS, alone
 
 from vae_bit import exact, limits, padding, runner
 from vae_bit.store import results, table
 from vae_bit.training import Run
 
 HEADER = (
-    "preset,objective,optimizer,layers,n,beta,learning_rate,seed,status,collapsed,steps,loss,recon,recon_per_dim,kl,limit,gap,"
-    "nll,posterior_kl,mutual_information,marginal_kl,valid_mass,error,active_units,kl_1,kl_2"
+    "preset,objective,optimizer,posterior,prior,decoder,layers,n,beta,word_dropout,learning_rate,seed,status,collapsed,"
+    "steps,loss,recon,recon_per_dim,kl,limit,gap,nll,posterior_kl,mutual_information,marginal_kl,valid_mass,error,active_units,kl_1,kl_2"
 )
 COLUMNS = HEADER.split(",")
-KEYS = COLUMNS[:8]
+KEYS = COLUMNS[:12]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_status_rules(trained):
         (1, 0.5, True, 0.7, 0.0, "collapsed"),
     ]
     n, beta, finished, loss, information, expected = (np.array(column) for column in zip(*cases, strict=True))
-    runs = Run(n, np.arange(n.size), beta, np.full(n.size, 0.01))
+    runs = Run(n, np.arange(n.size), beta, np.full(n.size, 0.01), np.ones(n.size))
     figures = evaluation(information)._replace(loss=loss)
     group = trained[1].group._replace(runs=runs)
     rows = table.from_trained(trained[1]._replace(group=group, finite=finished, evaluation=figures))
@@ -121,14 +122,15 @@ def test_a_run_at_the_optimum_has_not_collapsed(ratio):
     np.testing.assert_allclose(limits.information(1, n, beta), best, atol=1e-10)
     assert (best[0] < 0.01) == (ratio == 1.000001)
     for held, at in ((0.0, np.zeros(1)), (0.51, 0.51 * best), (1.0, best)):
-        collapsed = table.is_collapsed(1, n, beta, at)
+        collapsed = table.is_collapsed(at, limits.information(1, n, beta))
         assert collapsed[0] == (held == 0.0 and best[0] > 0.01), (held, best)
 
 
 def test_rounding_below_zero_is_no_collapse():
     """Where no code pays the exact mutual information may come out as -1e-9."""
     for layers in (1, 2, 3):
-        collapsed = table.is_collapsed(layers, np.array([1, 2]), np.array([1.0, 3.0]), np.full(2, -1e-9))
+        best = limits.information(layers, np.array([1, 2]), np.array([1.0, 3.0]))
+        collapsed = table.is_collapsed(np.full(2, -1e-9), best)
         assert collapsed.tolist() == [False, False]
 
 
@@ -159,10 +161,14 @@ def test_files_and_curves(folder, trained, tiny):
         np.testing.assert_array_equal(curves[name], expected)
     with np.load(folder / "params.npz", allow_pickle=False) as file:
         arrays = dict(file)
-    assert {name.rsplit("/", 5)[0].split("/q")[0].split("/p")[0] for name in arrays} == {
-        f"default/elbo/adam/layers={layers}/n={n}" for layers in (1, 2) for n in (2, 5)
+    assert {re.split("/[qp]/", name)[0] for name in arrays} == {
+        f"{'/'.join(LABELS)}/layers={layers}/n={n}" for layers in (1, 2) for n in (2, 5)
     }
-    assert arrays["default/elbo/adam/layers=2/n=2/p/0/params/head/kernel"].shape == (8, 2, 5)
+    assert arrays["default/elbo/adam/gaussian/normal/independent/layers=2/n=2/p/0/params/head/kernel"].shape == (
+        8,
+        2,
+        5,
+    )
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"] == {"n": [2, 5]}
     (variant,) = config["variants"]
@@ -178,12 +184,12 @@ def loaded(folder, tiny):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_every_run_reads_back(loaded, trained, tiny, layers):
     group, params = trained[layers - 1].group, trained[layers - 1].params
-    for index, (n, seed, beta, rate) in enumerate(zip(*(field.tolist() for field in group.runs), strict=True)):
+    for index, (n, seed, beta, rate, _) in enumerate(zip(*(field.tolist() for field in group.runs), strict=True)):
         run = loaded.load(layers=layers, n=n, seed=seed, beta=beta, learning_rate=rate)
         like = padding.shapes(group.build(layers, n).init, n)
         own = padding.unpad(jax.tree.map(lambda leaf, i=index: leaf[i], params), like)
         jax.tree.map(np.testing.assert_array_equal, run.params, own)
-        assert [run.row[name] for name in KEYS] == ["default", "elbo", "adam", layers, n, beta, rate, seed]
+        assert [run.row[name] for name in KEYS] == [*LABELS, layers, n, beta, 1.0, rate, seed]
         assert run.model.layers == layers
         assert run.decode(np.zeros(3)).shape == (n, 3)
         if np.isfinite(run.row["loss"]):

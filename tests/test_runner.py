@@ -221,7 +221,7 @@ def test_a_learned_prior_is_evaluated_exactly():
         out = lambda q: vb.Normal(2.0 + 3.0 * q.mean, 3.0 * q.std)  # noqa: E731
         return ours._replace(
             encode=lambda params, n: out(ours.encode(params, n)),
-            prior=lambda params: vb.Normal(2.0, 3.0),
+            prior=lambda params, n: vb.Normal(2.0, 3.0),
             decode=lambda params, z: ours.decode(params, moved(z)),
         )
 
@@ -245,8 +245,9 @@ def test_a_trained_model_speaks_double_precision():
     np.testing.assert_allclose(run.densities(z, z).q[1], top, atol=1e-6)
     probability = run.probability(np.array([-1.0, 0.0, 1.0]))
     assert probability.shape == (3, 3) and np.all((probability > 0.0) & (probability < 1.0))
-    assert repr(run) == "TrainedModel(preset=default, objective=elbo, optimizer=adam, layers=2, n=3, beta=1.0, " + (
-        "learning_rate=0.01, seed=0)"
+    assert repr(run) == (
+        "TrainedModel(preset=default, objective=elbo, optimizer=adam, posterior=gaussian, prior=normal, "
+        "decoder=independent, layers=2, n=3, beta=1.0, word_dropout=1.0, learning_rate=0.01, seed=0)"
     )
     assert run.sample(7).shape == (3, 7)
     assert set(np.unique(run.sample(50))) <= {0.0, 1.0}

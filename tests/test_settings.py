@@ -50,7 +50,7 @@ def settings():
 
 def train(preset, folder):
     """All of a sweep's figures, through its files: two layers, padding, a run that diverges, the loaded run."""
-    groups = sweep.plan(preset, [2], [2, 5], [1.0], [1e-2, 1e30], [3])
+    groups = sweep.plan(preset, [2], [2, 5], [1.0], None, [1e-2, 1e30], [3])
     (trained,) = sweep.train_all(groups)
     results.write(folder, {groups[0].labels: preset}, [trained], {})
     whole = vb.load(folder, preset.model)

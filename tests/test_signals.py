@@ -36,7 +36,7 @@ def handlers():
 def group(tiny):
     """Four runs of two blocks."""
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=1))
-    (group,) = sweep.plan(preset, [1], [1], [1.0], [1e-2], range(4))
+    (group,) = sweep.plan(preset, [1], [1], [1.0], None, [1e-2], range(4))
     return group
 
 

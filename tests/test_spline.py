@@ -1,6 +1,7 @@
 """Monotone splines against Durkan et al.'s formula and its numerical inverse, and in float32 where they are steep."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from scipy.optimize import brentq
 from vae_bit import spline
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-EPS = np.finfo(np.float32).eps
+EPS = float(np.finfo(np.float32).eps)
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def x64():
         yield
 
 
-def knots(seed, bins, steepest, runs=()) -> tuple[np.ndarray, ...]:
+def knots(seed, bins, steepest, runs=()) -> Any:
     """Bins of widths and heights from 1e-2 to 10, slopes from 1 / steepest to steepest; exact in float32."""
     rng = np.random.default_rng(seed)
     x, y = np.cumsum(10.0 ** rng.uniform(-2.0, 1.0, (2, *runs, bins + 1)), -1)
@@ -69,12 +70,14 @@ def test_the_inverse_is_the_root_that_bisection_finds_in_float32_as_well(seed):
     """To what one rounding of y, over the slope there, and one of x allow."""
     k = knots(seed, 5, 1e4)
     span = k[1][-1] - k[1][0]
-    y = np.float32(np.concatenate([k[1][0] + span * np.linspace(0.0, 1.0, 50), k[1]]))
+    y = np.concatenate([k[1][0] + span * np.linspace(0.0, 1.0, 50), k[1]]).astype(np.float32)
     x, log_slope = spline.inverse([jnp.float32(each) for each in k], jnp.asarray(y))
     with mpmath.workdps(30):
         for i in range(len(y)):
             inside = np.clip(np.float64(y[i]), k[1][0], k[1][-1])
-            root = brentq(lambda a, y=inside: float(durkan(k, a)[0] - y), k[0][0], k[0][-1], xtol=1e-14, rtol=1e-14)
+            root: Any = brentq(
+                lambda a, y=inside: float(durkan(k, a)[0] - y), k[0][0], k[0][-1], xtol=1e-14, rtol=1e-14
+            )
             slope = float(durkan(k, root)[1])
             allowed = 4.0 * EPS * (np.abs(k[1]).max() / slope + np.abs(k[0]).max())
             assert abs(x[i] - root) <= allowed
@@ -103,10 +106,10 @@ def test_steep_splines_come_back_and_have_finite_gradients_in_float32():
 
 
 def test_knots_are_met_and_slopes_there_are_theirs():
-    k = [jnp.float32(each) for each in knots(1, 6, 1e4)]
+    k: Any = [jnp.float32(each) for each in knots(1, 6, 1e4)]
     for way, (at, to) in (spline.forward, k[:2]), (spline.inverse, k[1::-1]):
         value, log_slope = way(k, at)
-        np.testing.assert_allclose(value, to, atol=2.0 * EPS * float(jnp.abs(to).max()))
+        np.testing.assert_allclose(value, to, atol=float(2.0 * EPS * jnp.abs(to).max()))
         np.testing.assert_allclose(log_slope, jnp.log(k[2]), rtol=1e-5, atol=1e-5)
 
 

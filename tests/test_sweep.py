@@ -34,24 +34,25 @@ def quick_evaluation(monkeypatch):
 
 def small_group(tiny):
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, steps=20))
-    (group,) = sweep.plan(preset, [1], [1, 5], [1.0], [1e-2, 3e-3], [2**32 - 1])
+    (group,) = sweep.plan(preset, [1], [1, 5], [1.0], None, [1e-2, 3e-3], [2**32 - 1])
     runs = jax.tree.map(lambda field: np.append(field, field[-3:]), group.runs)
     return group._replace(runs=runs._replace(seed=np.arange(7, dtype=np.uint32)))
 
 
 def test_the_plan_covers_the_grid_in_order(tiny):
-    grid = [1, 2], [1, 5, 1000], [0.5, 1.0], [1e-3, 1e-2], range(2**32 - 3, 2**32)
+    grid = [1, 2], [1, 5, 1000], [0.5, 1.0], None, [1e-3, 1e-2], range(2**32 - 3, 2**32)
     groups = sweep.plan(tiny["default"], *grid)
+    names = "n", "beta", "word_dropout", "learning_rate", "seed"
     rows = [
         (group.layers, *row)
         for group in groups
-        for row in zip(*(field.tolist() for field in group.runs[:1] + group.runs[2:] + group.runs[1:2]), strict=True)
+        for row in zip(*(getattr(group.runs, name).tolist() for name in names), strict=True)
     ]
-    assert rows == list(product(*grid))
+    assert rows == list(product(*(axis or [1.0] for axis in grid)))  # no decoder here sees the bits before
     assert [(group.layers, group.width) for group in groups] == [(1, 5), (1, 1000), (2, 5), (2, 1000)]
     assert all(group.recipe == tiny["default"].recipe for group in groups)
     assert all(group.build == tiny["default"].model for group in groups)
-    assert {group.labels for group in groups} == {("default", "elbo", "adam")}
+    assert {group.labels for group in groups} == {("default", "elbo", "adam", "gaussian", "normal", "independent")}
     assert [group.model.layers for group in groups] == [1, 1, 2, 2]
 
 
@@ -88,7 +89,7 @@ def test_chunks_cover_the_runs_once(tiny, chunk):
 @pytest.mark.parametrize(("total", "chunk", "length"), [(20, 9, 6), (32, 13, 12), (7, 4, 3), (7, 5, 3)])
 def test_one_chunk_more_where_less_padding_is_trained(tiny, total, chunk, length):
     """Three devices: 20 runs take four chunks of 6, 24 places, not three of 9; for 32 it is 36 either way."""
-    (group,) = sweep.plan(tiny["default"], [1], [5], [1.0], [1e-2], range(total))
+    (group,) = sweep.plan(tiny["default"], [1], [5], [1.0], None, [1e-2], range(total))
     assert programs.chunks(group, chunk)[0].stop == length
 
 
@@ -119,7 +120,7 @@ def test_options_chosen_on_cpus_are_for_cpus_whose_xla_knows_them(monkeypatch):
 
 
 def test_a_chunk_is_at_least_two_runs_for_each_device(tiny):
-    (group,) = sweep.plan(tiny["original"], [2], [1_000_000], [1.0], [1e-3], [0])
+    (group,) = sweep.plan(tiny["original"], [2], [1_000_000], [1.0], None, [1e-3], [0])
     assert programs.chunk_size(group.model, group.recipe, group.width) == 2 * jax.local_device_count() == 6
 
 
@@ -251,10 +252,15 @@ def test_a_diverged_run_stops_and_leaves_the_others_alone(trained):
         ("beta", [1.0, -1.0], "beta: got .1.0, -1.0., expected distinct numbers from"),
         ("beta", [np.nan], "beta: got .nan., expected distinct numbers from"),
         ("learning_rate", [np.inf], "learning_rate: got .inf., expected distinct numbers from"),
+        ("word_dropout", [1.5], "word_dropout: got .1.5., expected distinct numbers from 0 to 1"),
+        ("word_dropout", [-0.1], "word_dropout: got .-0.1., expected distinct numbers from 0 to 1"),
+        ("word_dropout", [0.5, np.nan], "word_dropout: got .0.5, nan., expected distinct numbers from 0 to 1"),
+        ("word_dropout", [0.5, 0.5], "word_dropout: got .0.5, 0.5., expected distinct numbers from 0 to 1"),
+        ("word_dropout", 0.5, "word_dropout: got 0.5, expected a sequence of distinct numbers from 0 to 1"),
         ("learning_rate", ["fast"], "learning_rate: got .'fast'., expected distinct numbers from"),
     ],
 )
 def test_a_plan_refuses_what_could_only_fail_later(tiny, axis, value, words):
-    grid = {"layers": [1], "n": [5], "beta": [1.0], "learning_rate": [1e-2], "seeds": range(2)}
+    grid = {"layers": [1], "n": [5], "beta": [1.0], "word_dropout": None, "learning_rate": [1e-2], "seeds": range(2)}
     with pytest.raises(ValueError, match=words):
         sweep.plan(tiny["default"], **grid | {axis: value})

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from one_run import after, assert_close, random_params, run, single, sized, starter
 
 from vae_bit import models, noise, padding, training
+from vae_bit.noise import Noise
 
 PRESETS = {"default": "closed", "original": "sampled"}  # and the KL that each takes
 NOISES = [noise.iid, noise.lattice, noise.trapezoid]
@@ -24,8 +25,9 @@ def at_nodes(model, params, n, eps, kl):
 
         @jax.jit
         def terms(params, eps):
-            forward = models.forward(model, params, n, eps)
-            return forward.recon, kl(forward, eps)
+            noise = Noise(eps, jnp.ones(np.broadcast_shapes(*(layer.shape for layer in eps))))
+            forward, _ = models.forward(model, params, n, jnp.float64(1), noise)
+            return forward.recon, kl(forward)
 
         return jax.tree.map(np.asarray, terms(params, list(eps)))
 

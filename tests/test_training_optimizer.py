@@ -132,7 +132,7 @@ def test_padding_changes_no_step_of_any_optimiser(tiny, optimizer):
 
 def test_a_sweep_trains_with_an_optimiser_that_searches_along_a_line(tiny):
     preset = tiny["default"]._replace(recipe=replace(tiny["default"].recipe, optimizer=optax.lbfgs, steps=5))
-    (group,) = sweep.plan(preset, [1], [5], [0.7], [0.02], range(4))
+    (group,) = sweep.plan(preset, [1], [5], [0.7], None, [0.02], range(4))
     (trained,) = sweep.train_all([group])
     assert trained.finite.all() and trained.steps.tolist() == [5] * 4
     for seed in range(4):

@@ -72,14 +72,18 @@ def zero_column(kernels: Kernels, key: Array, width: int, units: int, n: Array) 
     return jnp.zeros(units)
 
 
-def independent(z: Array, bit: Array | None = None) -> Array:
-    """What a decoder reads that draws the dimensions independently: z alone, [K] -> [1, K]."""
-    return z[None]
+def independent(logits: Array, weight: Array, bit: Array) -> Array:
+    """The dimensions are drawn independently, given z: the logits as they are."""
+    return logits
 
 
-def autoregressive(z: Array, bit: Array | None = None) -> Array:
-    """What p(x_i | z, x_{i-1}) reads: z, and -1 or 1 for the bit before, or 0 where there is none to be seen."""
-    return jnp.stack([z, jnp.zeros_like(z) if bit is None else 2.0 * bit - 1.0])
+def autoregressive(logits: Array, weight: Array, bit: Array) -> Array:
+    """logit_i(z) + 8 weight_i (2 x_{i-1} - 1), logits [width, K] and bits [K], x_{i-1} being what i looks at.
+
+    It is all that the two points ask for: the weights may grow until the bit before decides. They begin at 0 and, as q
+    does (`read_signs`), move eight times as fast as they would without the factor.
+    """
+    return logits + 8.0 * weight[:, None] * (2.0 * bit - 1.0)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Architecture:
     encoder_input: EncoderInput
     posterior: Family = GAUSSIAN  # of q(z_1 | x)
     prior: Prior = STANDARD  # p(z_L)
-    decoder: Callable[..., Array] = independent  # what p(x_i | z_1, x_{i-1}) reads, of z and perhaps a bit
+    decoder: Callable[[Array, Array, Array], Array] = independent  # what x_{i-1} makes of the logits
 
     def __post_init__(self) -> None:
         functions = ("activation", "positive", "latent", "posterior", "prior", "decoder")
@@ -114,13 +118,16 @@ def softplus_std(v: Array) -> Array:
 
 @cache
 def _build(arch: Architecture, layers: int, width: int) -> Model:
-    """Parameters are `{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, p_1 the decoder's, and perhaps "prior"."""
+    """Parameters are `{"q": [q_1, .., q_L], "p": [p_1, .., p_L]}`, p_1 the decoder's; perhaps "prior", "context"."""
     q, p = inference_nets(arch, layers), generative_nets(arch, layers, width)
     encode = partial(_encode, arch, q[0])
     arch.prior.check(layers)
 
-    def decode(params: Params, z: Array, bit: Array | None = None) -> Array:
-        return _apply(p[0], params["p"][0], arch.decoder(z.ravel(), bit))
+    def decode(params: Params, z: Array) -> Array:
+        return _apply(p[0], params["p"][0], z.reshape(1, -1))
+
+    def follow(params: Params, z: Array, bit: Array) -> Array:
+        return arch.decoder(decode(params, z), params["context"], bit)
 
     return Model(
         init=partial(_init, arch, q, p, width),
@@ -129,7 +136,7 @@ def _build(arch: Architecture, layers: int, width: int) -> Model:
         down=tuple(partial(_conditional, "p", l, net) for l, net in enumerate(p) if l),
         prior=lambda params, n: arch.prior(params.get("prior"), partial(encode, params, n), arch.positive),
         decode=decode,
-        follow=None if arch.decoder is independent else decode,
+        follow=None if arch.decoder is independent else follow,
     )
 
 
@@ -160,15 +167,14 @@ def _init(arch: Architecture, q: list[nn.Module], p: list[nn.Module], width: int
     the initialiser sets by the padded width, is then set by n. For what multiplies the data see `EncoderInput`.
     """
     q_key, p_key, x_key = jax.random.split(key, 3)
-    reads = {"q": jnp.zeros((1, 1)), "p": arch.decoder(jnp.zeros(1))}
     params: dict[str, Any] = {
-        name: [
-            net.init(jax.random.fold_in(side, l), jnp.zeros((1, 1)) if l else reads[name]) for l, net in enumerate(nets)
-        ]
+        name: [net.init(jax.random.fold_in(side, l), jnp.zeros((1, 1))) for l, net in enumerate(nets)]
         for name, side, nets in (("q", q_key, q), ("p", p_key, p))
     }
     if arch.prior.size:
         params["prior"] = jnp.zeros(arch.prior.size)
+    if arch.decoder is not independent:
+        params["context"] = jnp.zeros(width)
     encoder, decoder = params["q"][0]["params"], params["p"][0]["params"]
     first = encoder["mlp"]["hidden_0"] if arch.encoder_hidden else encoder["head"]
     start = arch.encoder_input.start(arch.kernels, x_key, width, first["kernel"].shape[0], n)

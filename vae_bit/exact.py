@@ -3,6 +3,8 @@
 Every figure is a chain of one-dimensional integrals, one a layer, each on an adaptive grid. Everything follows the
 dtype of the chain. In float64 (`with jax.enable_x64(True)`) grids are refined until the estimated error of every figure
 is below 1e-5, relative to max(1, |figure|), also for decoders of slope 1e4 and noise of 1e-3; float32 is good to 1e-3.
+The chain is known by log densities and kernels alone: q(z_1 | x) and p(z_L) may be mixtures, flows or of one's own
+family, and p(x | z_1) need not be a product (see `vae_bit.marginals.ScalarVAE`).
 """
 
 import warnings
@@ -15,28 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_bit.distributions import LOG_2PI, Normal
+from vae_bit import terms
+from vae_bit.densities import Marginal, spread
 from vae_bit.marginals import (
-    INNER_PASSES,
     PASSES,
     REACH,
-    Family,
     Grids,
-    Kernel,
-    Marginal,
     ScalarVAE,
-    costs,
     energies,
     generative_marginals,
     given,
     inference_marginals,
-    known,
-    prior_row,
     real_logits,
-    spread,
-    start,
 )
-from vae_bit.quadrature import adapt, lookup, mass_defect, nodes, peaks, resample, tabulate
+from vae_bit.quadrature import adapt, lookup, nodes, resample, tabulate
 
 GRIDS = (Grids(), Grids(96, 36), Grids(192, 72))  # tried in turn; each takes four times as long as the one before
 TOLERANCE = 1e-5  # of a figure in float64, relative to max(1, |figure|)
@@ -117,14 +111,14 @@ def evaluate_on(grids: Grids, chain: ScalarVAE, beta: float | Array = 1.0) -> Ev
     Under `vmap` every run holds n * CHUNK logits and (L > 1) some 1e6 numbers; `lax.map` is as fast on a CPU.
     """
     q_marginals, (p_marginals, energy) = inference_marginals(chain, grids), generative_marginals(chain, grids)
-    recon, distortion, recon_defect = _recon(chain, q_marginals[0])
-    kl, kl_defect = _kl(chain, q_marginals, grids)
-    information, marginal_kl, cross, top_defect = _surgery(chain, q_marginals[-1], grids)
+    recon, distortion, recon_defect = terms.recon(chain, q_marginals[0], grids)
+    kl, kl_defect = terms.kl(chain, q_marginals, grids)
+    information, marginal_kl, cross, top_defect = terms.surgery(chain, q_marginals[-1], grids)
     kl = kl.at[-1].add(-cross)
     log_p = _log_evidence(p_marginals[0], energy)
     nll = -jnp.mean(log_p)
     # What a mass lacks is handed on from layer to layer: the last of each side, q(z_L | x) and p(z_1), tell of all.
-    defects = recon_defect, kl_defect, top_defect, _defect(p_marginals[0])
+    defects = recon_defect, kl_defect, top_defect, terms.defect(p_marginals[0])
     return Evaluation(
         loss=recon + beta * jnp.sum(kl),
         recon=recon,
@@ -134,7 +128,7 @@ def evaluate_on(grids: Grids, chain: ScalarVAE, beta: float | Array = 1.0) -> Ev
         mutual_information=information,
         marginal_kl=marginal_kl,
         valid_mass=jnp.sum(jnp.exp(log_p)),
-        activity=jnp.stack([_activity(q) for q in q_marginals]),
+        activity=jnp.stack([terms.activity(q) for q in q_marginals]),
         error=SAFETY * jnp.max(jnp.stack(defects)),
     )
 
@@ -188,7 +182,7 @@ def expectation(chain: ScalarVAE, f: Callable[[Array], Array], z: Array) -> Arra
         starts.insert(0, resample(spread(given(p, starts[0]), REACH), GRIDS[1].outer))
     for p, edges in zip(chain.p, starts, strict=False):
         below = tabulate(*adapt(lambda z, f=f: (f(z), f(z)), edges, PASSES))
-        f = lambda z, p=p, below=below: _expect(partial(lookup, below), given(p, z), GRIDS[0])[0]  # noqa: E731
+        f = lambda z, p=p, below=below: terms.expect(partial(lookup, below), given(p, z), GRIDS[0])[0]  # noqa: E731
     return f(z)
 
 
@@ -198,112 +192,3 @@ def _seen(chain: ScalarVAE, log_p: Array, z: Array) -> Array:
     mask = chain.mask.astype(z.dtype)
     probability = mask @ jax.nn.sigmoid(real_logits(chain, z)) / jnp.sum(mask)
     return jnp.concatenate([ratio, probability[None]])
-
-
-def _recon(chain: ScalarVAE, q: Marginal) -> tuple[Array, Array, Array]:
-    """The mean training cost and E[-ln p(x | z_1)] under q(z_1 | x), and the defect of that mass on its grid."""
-
-    def f(z):
-        density, energy, cost = jnp.exp(q.log_prob(z)), energies(chain, z), costs(chain, z)
-        both = [energy] if cost is None else [energy, cost]
-        return jnp.concatenate([density, *(density * each for each in both)]), (density, both)
-
-    edges, (density, both) = adapt(f, q.edges, PASSES)
-    mass = _mass(density, edges)
-    means = [jnp.mean(jnp.sum(mass * each, axis=-1)) for each in both]
-    return means[-1], means[0], jnp.max(mass_defect(density, edges))
-
-
-def _kl(chain: ScalarVAE, q_marginals: list[Marginal], grids: Grids) -> tuple[Array, Array]:
-    """E[ln q(z_l | z_{l-1}) - ln p(z_l | z_{l+1})], l = 1..L, less p(z_L): [L]; and the largest defect on its way."""
-    entropy, defect = _entropy(chain.q_data, q_marginals[0])
-    defects, kl = [defect], [-entropy]
-    for q, q_above, p in zip(q_marginals, chain.q, chain.p, strict=False):
-        edges, (density, above) = adapt(partial(_cross_features, q, q_above, p), q.edges, PASSES)
-        z, mass = nodes(edges)[0], jnp.mean(_mass(density, edges), axis=0)
-        cross, defect = _expect(lambda up, z=z, p=p: given(p, up).log_prob(z[:, None])[None], above, grids)
-        cross = cross[0]
-        defects += [jnp.max(mass_defect(density, edges)), jnp.sum(mass * defect)]
-        kl[-1] -= jnp.sum(mass * cross)
-        kl.append(-jnp.sum(mass * (jnp.log(above.std) + 0.5 * (1.0 + LOG_2PI))))
-    return jnp.stack(kl), jnp.max(jnp.stack(defects))
-
-
-def _entropy(family: Family, q: Marginal) -> tuple[Array, Array]:
-    """The mean entropy of q(z_1 | x), in closed form where it has one, and the defect of its masses."""
-    if isinstance(family, Normal):
-        return jnp.mean(jnp.log(family.std) + 0.5 * (1.0 + LOG_2PI)), jnp.zeros_like(q.edges[0])
-    return -jnp.mean(jnp.sum(_mass(jnp.exp(q.at_nodes), q.edges) * q.at_nodes, axis=-1)), _defect(q)
-
-
-def _cross_features(q: Marginal, q_above: Kernel, p: Kernel, z: Array) -> tuple[Array, tuple[Array, Normal]]:
-    """Features of E[ln p(z_l | z_{l+1}) | z_l] and of H(q(z_{l+1} | z_l)); values q(z_l | x_k) and q(z_{l+1} | z_l).
-
-    The noise of q(z_{l+1} | z_l) only smooths: a grid good for three fixed values of it will do.
-    """
-    density, above = jnp.exp(q.log_prob(z)), given(q_above, z)
-    t = jnp.array([-2.0, 0.0, 2.0], z.dtype)[:, None]
-    cross = given(p, above.mean[None] + t * above.std[None]).log_prob(z[None])
-    features = jnp.concatenate([jnp.ones_like(z)[None], jnp.log(above.std)[None], cross])
-    return (density[:, None] * features[None]).reshape(-1, z.size), (density, above)
-
-
-def _expect(f: Callable[[Array], Array], normal: Normal, grids: Grids) -> tuple[Array, Array]:
-    """E[f(z)], z ~ N(mean_k, std_k^2), each on a grid of its own: f maps z [K, M] to [m, K, M], the result [m, K].
-
-    Also the defects [K] of the Gaussians' masses.
-    """
-
-    def integrand(t):
-        density = jnp.exp(-0.5 * jnp.square(t))[None]
-        values = jnp.concatenate([density, density * f(normal.mean[:, None] + normal.std[:, None] * t)])
-        return values, values
-
-    even = REACH * jnp.linspace(-1.0, 1.0, grids.inner + 1, dtype=normal.mean.dtype)
-    even = jnp.broadcast_to(even, (*normal.mean.shape, even.size))
-    edges, values = adapt(integrand, even, INNER_PASSES + 1)  # no peak leads to a step of f
-    mass, *sums = jnp.sum(values * nodes(edges)[1][None], axis=-1)
-    return jnp.stack(sums) / mass[None], jnp.abs(mass * np.exp(-0.5 * LOG_2PI) - 1.0)
-
-
-def _mass(density: Array, edges: Array) -> Array:
-    """Weights that sum to one for the densities [D, K] at the nodes of a grid."""
-    mass = density * nodes(edges)[1][None]
-    return mass / jnp.sum(mass, axis=-1, keepdims=True)
-
-
-def _defect(marginal: Marginal) -> Array:
-    """The worst defect of the densities' masses on their grid."""
-    return jnp.max(mass_defect(jnp.exp(marginal.at_nodes), marginal.edges))
-
-
-def _activity(q: Marginal) -> Array:
-    """Var_x E[z_l | x], from ln q(z_l | x_k)."""
-    z, _ = nodes(q.edges)
-    return jnp.var(jnp.sum(_mass(jnp.exp(q.at_nodes), q.edges) * z[None], axis=-1))
-
-
-def _surgery(chain: ScalarVAE, q: Marginal, grids: Grids) -> tuple[Array, Array, Array, Array]:
-    """I_q(x; z_L), KL(q(z_L) || p(z_L)) and E_q[ln p(z_L)], from ln q(z_L | x_k); and the defect of their masses.
-
-    A Gaussian prior is smooth wherever q is; of any other the grid must resolve what it makes of q, and itself.
-    """
-    prior = known(prior_row(chain), q.edges)
-    edges, log_q, log_p, defect = q.edges, q.at_nodes, prior.at_nodes, _defect(q)
-    if not isinstance(chain.prior, Normal):
-        own = start(prior.rows, REACH, grids)
-        knots = resample(jnp.concatenate([q.edges, own]), q.edges.size + own.size - 2)
-        edges, (log_q, log_p) = adapt(partial(_contrast, q, prior), knots, PASSES)
-        defect = jnp.max(mass_defect(jnp.exp(jnp.concatenate([log_q, log_p])), edges))
-    log_aggregate = jax.nn.logsumexp(log_q, axis=0) - jnp.log(log_q.shape[0])
-    mass = _mass(jnp.exp(log_q), edges) / log_q.shape[0]
-    information = jnp.sum(mass * (log_q - log_aggregate[None]))
-    cross = jnp.sum(jnp.sum(mass, axis=0) * log_p[0])
-    return information, jnp.sum(mass * (log_aggregate[None] - log_p)), cross, defect
-
-
-def _contrast(q: Marginal, p: Marginal, z: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Features of densities q_k and p, and of ln q and ln p under q; values their logarithms."""
-    log_q, log_p = q.log_prob(z), p.log_prob(z)
-    density = jnp.exp(log_q)
-    return jnp.concatenate([peaks(log_q), peaks(log_p), density * log_q, density * log_p]), (log_q, log_p)

@@ -1,7 +1,7 @@
 """Families of q(z_1 | x) and p(z_L): how many numbers a member takes, and which distribution of a scalar these make.
 
-Numbers of 0 make about N(0, 1), where training begins. One of your own is a frozen dataclass like these; it gives
-whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
+Training begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it
+gives whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
 """
 
 import math
@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import ndtri
 
 from vae_bit import data
 from vae_bit.distributions import Distribution, Drawn, Flow, Mixture, Normal
 
 WEIGHT_SPEED = 0.125  # of what a mixture's logits move by
+SHAPE_SPEED = 0.5  # and of the logarithms of a spline's climbs and slopes: at 1 its middle may jump at n = 1000
 Positive = Callable[[Array], Array]  # from a number to a standard deviation or a slope
 
 
@@ -51,10 +51,10 @@ GAUSSIAN = GaussianFamily()
 
 @dataclass(frozen=True)
 class MixtureFamily:
-    """Mixtures of Gaussians, which begin in the slices of N(0, 1) of equal probability: equal ones would stay equal.
+    """Mixtures of Gaussians, which begin around 0 with unlike widths, from 1 to 1/2: equal ones would stay equal.
 
-    Weights move slowly: a component that is on the wrong side of the code when it opens would otherwise be given up,
-    its weight tending to 0, before it has come over.
+    Weights move slowly. When the code opens, a component that is behind would otherwise be given up, its weight tending
+    to 0, and so would one that began on the wrong side: hence none begins on any.
     """
 
     components: int
@@ -67,9 +67,8 @@ class MixtureFamily:
     def __call__(self, numbers: Array, positive: Positive) -> Mixture:
         """Each field [K, components]."""
         logits, mean, scale = jnp.split(numbers.T, 3, axis=1)
-        middle = ndtri((np.arange(self.components) + 0.5) / self.components)
-        std = np.sqrt(1.0 - np.mean(np.square(middle)))
-        return Mixture(WEIGHT_SPEED * logits, mean + middle, std * positive(scale))
+        width = np.geomspace(1.0, 0.5, self.components)[None]
+        return Mixture(WEIGHT_SPEED * logits, mean, width * positive(scale))
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,12 @@ class FlowFamily:
     def __call__(self, numbers: Array, positive: Positive) -> Flow:
         """Each field [K, bins + 1]."""
         middle, climb, slope = jnp.split(numbers.T, [1, self.bins + 1], axis=1)
+        climb, slope = SHAPE_SPEED * climb, SHAPE_SPEED * slope
         eps = np.linspace(-4.0, 4.0, self.bins + 1)
-        y = jnp.pad(jnp.cumsum(positive(climb) * np.diff(eps), axis=1), ((0, 0), (1, 0)))
-        x = jnp.broadcast_to(jnp.asarray(eps, y.dtype), y.shape)
-        return Flow(x, middle + y - y[:, self.bins // 2, None], positive(slope))
+        y = jnp.pad(jnp.cumsum(positive(climb) * np.diff(eps)[None], axis=1), ((0, 0), (1, 0)))
+        x = jnp.broadcast_to(jnp.asarray(eps, y.dtype)[None], y.shape)
+        half = self.bins // 2
+        return Flow(x, middle + y - y[:, half, None] + eps[half], positive(slope))
 
 
 class Prior(Protocol):
@@ -174,9 +175,9 @@ class Aggregate(NamedTuple):
     def draw(self, eps: Array) -> Drawn:
         """A draw of each data point's, and of each component of it, on one last axis."""
         z, _, weight = self.p.draw(eps[..., None])
-        share = jnp.broadcast_to(weight / z.shape[eps.ndim], z.shape[eps.ndim :]).ravel()
-        z = z.reshape(*eps.shape, -1)
-        return Drawn(z, self.log_prob(z), share)
+        share = jnp.broadcast_to(weight / z.shape[eps.ndim], z.shape)
+        z, share = (each.reshape(*eps.shape, -1) for each in (z, share))
+        return Drawn(z, jax.vmap(self.log_prob, -1, -1)(z), share)
 
 
 def components(p: Any) -> float:

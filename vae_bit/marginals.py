@@ -7,14 +7,16 @@ the range of z', the integrand a spike at an unknown place: for every z' it gets
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from vae_bit.distributions import Drawn, Normal
-from vae_bit.quadrature import ORDER, Table, adapt, lookup, nodes, peaks, resample, share, tabulate
+from vae_bit.densities import Marginal, draws, interpolated, known, spread, start
+from vae_bit.distributions import Distribution, Normal
+from vae_bit.quadrature import ORDER, adapt, nodes, peaks, resample, share
 
 Kernel = Callable[[Array], Normal]
 
@@ -22,7 +24,6 @@ PASSES = 5  # evaluations on a grid of one latent, the last of which counts
 INNER_PASSES = 5
 REACH = 9.5  # half-width of a Gaussian's grid, in standard deviations
 BLUR = 0.25  # of the way that a panel's nodes go: a sum over them of Gaussians that much wider is smooth to about 1e-4
-PARAMETERS = 12  # of a family that is no Gaussian, for which the panels of a grid of one latent do
 CHUNK = 64  # decoder inputs evaluated at a time
 
 
@@ -33,18 +34,6 @@ class Grids(NamedTuple):
     inner: int = 18  # of the grids of an inner integral, one for each node of the outer one
 
 
-class Family(Protocol):
-    """Distributions of one scalar, a pytree: `vae_bit.distributions.Normal`, `Mixture`, `Flow`, or one's own.
-
-    Both are elementwise, one number at a time at least. `draw` maps noise, N(0, 1) and here within +-REACH, to z; it
-    may give several, as a mixture does one of each component: together these must reach wherever there is mass.
-    """
-
-    def log_prob(self, z: Array, /) -> Array: ...
-
-    def draw(self, eps: Array, /) -> Drawn: ...
-
-
 class ScalarVAE(NamedTuple):
     """A VAE with L scalar latents, as functions; D equally likely data points of n Bernoulli dimensions.
 
@@ -53,17 +42,17 @@ class ScalarVAE(NamedTuple):
 
     A decoder that also sees the bits before a bit makes p(x | z_1) no product of its marginals: `energy` then gives
     -ln p(x_k | z_1), z_1 [K] -> [D, K], for all that follows from p(x), and the logits serve `Densities.probability`
-    and `at_zero` alone. `cost`, likewise, is what training pays in its place, in expectation: with word dropout the
-    mean of -ln p(x_k | z_1, context) over the contexts dropped. It counts in recon and loss alone.
+    and `at_zero` alone. `cost`, likewise, is what training pays in its place: with word dropout the mean of
+    -ln p(x_k | z_1, context) over the contexts dropped. It counts in recon and loss alone.
     """
 
     x: Array  # [n, D], 0 or 1
     mask: Array  # [n], 1 = real dimension, 0 = padding
-    q_data: Family  # q(z_1 | x_k): every leaf has a leading axis D
+    q_data: Distribution  # q(z_1 | x_k): every leaf has a leading axis D
     q: tuple[Kernel, ...]
     p: tuple[Kernel, ...]
     logits: Callable[[Array], Array]
-    prior: Family = Normal(0.0, 1.0)  # type: ignore[arg-type]  # p(z_L)
+    prior: Distribution = Normal(0.0, 1.0)  # type: ignore[arg-type]  # p(z_L)
     energy: Callable[[Array], Array] | None = None  # None: sum_i of the independent Bernoullis of the logits
     cost: Callable[[Array], Array] | None = None  # None: the energy
 
@@ -71,35 +60,6 @@ class ScalarVAE(NamedTuple):
     def dtype(self) -> Any:
         """That of the codes, which every figure is in."""
         return jnp.result_type(*jax.tree.leaves(self.q_data))
-
-
-class Marginal(NamedTuple):
-    """ln of m densities of one latent: at the nodes of a grid that resolves them, and anywhere."""
-
-    edges: Array  # [P + 1]
-    at_nodes: Array  # [m, K]
-    rows: Any  # the densities as one pytree, every leaf with a leading axis m
-    of_row: Callable[[Any, Array], Array]  # ln of the density of one row at z [...] -> [...]
-
-    def log_prob(self, z: Array) -> Array:
-        """[...] -> [m, ...]."""
-        return jax.vmap(self.of_row, (0, None))(self.rows, z)
-
-
-def known(family: Family, edges: Array) -> Marginal:
-    """The densities of a family whose leaves have a leading axis m, on a grid."""
-
-    def log_prob(row: Family, z: Array) -> Array:
-        return jax.vmap(row.log_prob)(z.ravel()).reshape(z.shape)
-
-    values = jax.vmap(log_prob, (0, None))(family, nodes(edges)[0])
-    return Marginal(edges, values, family, log_prob)
-
-
-def interpolated(edges: Array, values: Array) -> Marginal:
-    """The densities whose logarithms at the nodes of a grid are `values` [m, K]."""
-    table = tabulate(edges, values)
-    return Marginal(edges, values, table.coefficients, lambda row, z: lookup(Table(edges, row[None]), z)[0])
 
 
 def real_logits(chain: ScalarVAE, z: Array) -> Array:
@@ -142,7 +102,7 @@ def inference_marginals(chain: ScalarVAE, grids: Grids) -> list[Marginal]:
     if isinstance(q, Normal):
         edges = resample(spread(q, REACH), grids.outer)
     else:
-        edges = start(q, REACH, grids)
+        edges = start(q, REACH, grids.outer)
         edges, _ = adapt(partial(_surprise, known(q, edges)), edges, PASSES)
     marginals = [known(q, edges)]
     for kernel in chain.q:
@@ -156,7 +116,7 @@ def generative_marginals(chain: ScalarVAE, grids: Grids) -> tuple[list[Marginal]
     if isinstance(chain.prior, Normal):
         edges = resample(spread(prior, reach, grids.outer + 1), grids.outer)
     else:
-        edges = start(prior, reach, grids)
+        edges = start(prior, reach, grids.outer)
     energy = partial(energies, chain)
     if not chain.p:
         edges, values = adapt(partial(_tempered, known(prior, edges).log_prob, energy), edges, PASSES)
@@ -197,7 +157,7 @@ def push(
 
     edges = resample(spread(normals, reach), grids.outer)
     edges, values = adapt(partial(_tempered, sketch, energy or _nothing), edges, PASSES)
-    exact = partial(_mixture, grids.inner, source.of_row, kernel, below, normals, nodes(edges)[0])
+    exact = partial(_mixture, grids.inner * source.detail, source.of_row, kernel, below, normals, nodes(edges)[0])
     return interpolated(edges, jax.vmap(exact)(source.rows)), values
 
 
@@ -221,10 +181,10 @@ def _tempered(log_density: Callable[[Array], Array], energy: Callable[[Array], A
 
 
 def _surprise(marginal: Marginal, z: Array) -> tuple[Array, None]:
-    """Features of densities and of their surprisal under themselves."""
+    """Features of densities, of their surprisal under themselves, and of that of their mixture."""
     log_q = marginal.log_prob(z)
-    density = jnp.exp(log_q)
-    return jnp.concatenate([peaks(log_q), density * log_q]), None
+    density, log_aggregate = jnp.exp(log_q), jax.nn.logsumexp(log_q, axis=0, keepdims=True)
+    return jnp.concatenate([peaks(log_q), density * log_q, density * log_aggregate]), None
 
 
 def _under(source: Marginal, kernel: Kernel, z: Array) -> tuple[Array, Normal]:
@@ -260,28 +220,6 @@ def _mixture(
     return jax.nn.logsumexp(log_joint, axis=-1, b=nodes(inner)[1])
 
 
-def draws(family: Any, eps: Array) -> Array:
-    """z of each of the m distributions for noise eps [K], and of each of its C components: [m, K, C]."""
-    z = jax.vmap(lambda row: jax.vmap(lambda one: row.draw(one).z)(eps))(family)
-    return z.reshape(*z.shape[:2], -1)
-
-
-def spread(family: Any, reach: float | Array, count: int = 17) -> Array:
-    """The draws of m distributions for `count` even noises on +-reach, one after another."""
-    return draws(family, reach * jnp.linspace(-1.0, 1.0, count, dtype=jax.tree.leaves(family)[0].dtype)).ravel()
-
-
-def start(family: Any, reach: float | Array, grids: Grids) -> Array:
-    """Edges to start from for m distributions of any family, more of them the more parameters there are.
-
-    The noises are dense around 0 and geometric far out, as one component may be narrow and its neighbour broad.
-    """
-    size = sum(leaf.size for leaf in jax.tree.leaves(family))
-    end = jnp.arcsinh(jnp.asarray(reach, jax.tree.leaves(family)[0].dtype))
-    t = jnp.sinh(end * jnp.linspace(-1.0, 1.0, grids.outer + 1, dtype=end.dtype))
-    return resample(draws(family, t).ravel(), grids.outer * -(-size // PARAMETERS))
-
-
 def _prior_reach(chain: ScalarVAE) -> Array:
     """Radius R such that noise with |t| > R, of the prior's draws or of a kernel's, adds nothing to ln p(x_k).
 
@@ -289,9 +227,9 @@ def _prior_reach(chain: ScalarVAE) -> Array:
     cost is within 45 nats of the lowest, whichever component of the prior one starts from.
     """
     prior = prior_row(chain)
-    far = 1 if isinstance(chain.prior, Normal) else 2  # 122 or 3e4: a component may be as narrow as 1e-3
-    t = jnp.sinh(far * jnp.linspace(-5.5, 5.5, far * 2 * CHUNK, dtype=chain.dtype))
-    paths, still = draws(prior, t)[0].T.ravel(), draws(prior, jnp.zeros_like(t[:1]))[0, 0]  # `still`: without noise
+    t = jnp.sinh((np.arange(4 * CHUNK) - 2 * CHUNK + 0.5).astype(chain.dtype) * (11.0 / 127.0))  # to +-3e4
+    z = draws(prior, jnp.append(t, 0.0)[None])[0][0]
+    paths, still = z[:-1].T.ravel(), z[-1]  # the last without noise
     count = still.size
     for p in reversed(chain.p):
         mean, std = given(p, jnp.concatenate([paths, still]))

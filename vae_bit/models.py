@@ -24,6 +24,7 @@ from vae_bit.exact import ScalarVAE
 from vae_bit.noise import Noise
 
 Params = Any  # a pytree of arrays
+Number = Array | int | float  # traced or not
 
 Conditional = Callable[[Params, Array], Normal]  # parameters and scalars of any shape -> a Normal of that shape
 
@@ -68,7 +69,7 @@ class ForwardPass(NamedTuple):
     log_q: list[Array]  # ln q(z_l | z_{l-1}) at these z_l
 
 
-def forward(model: Model, params: Params, n: Array, word_dropout: Array, noise: Noise) -> tuple[ForwardPass, Noise]:
+def forward(model: Model, params: Params, n: Number, word_dropout: Number, noise: Noise) -> tuple[ForwardPass, Noise]:
     """Draws z_l from q at eps_l [2, *nodes], and evaluates every conditional there; with the noise at these draws."""
     eps, weight = noise
     points = encode(model, params, n)
@@ -83,7 +84,7 @@ def forward(model: Model, params: Params, n: Array, word_dropout: Array, noise: 
     return _generate(model, params, n, word_dropout, [*z], q, [*log_q]), Noise(eps, weight)
 
 
-def densities(model: Model, params: Params, n: Array, word_dropout: Array, z: list[Array]) -> ForwardPass:
+def densities(model: Model, params: Params, n: Number, word_dropout: Number, z: list[Array]) -> ForwardPass:
     """Every conditional at given latents, z_l [2, *nodes], q's parameters held constant.
 
     The densities of q then depend on the latents that they are taken at, and on nothing else.
@@ -100,8 +101,8 @@ def densities(model: Model, params: Params, n: Array, word_dropout: Array, z: li
 def _generate(
     model: Model,
     params: Params,
-    n: Array,
-    word_dropout: Array,
+    n: Number,
+    word_dropout: Number,
     z: list[Array],
     q: list[Distribution],
     log_q: list[Array],
@@ -111,7 +112,7 @@ def _generate(
     return ForwardPass(z, q, [*p, prior], recon(model, params, n, word_dropout, z[0]), log_q)
 
 
-def recon(model: Model, params: Params, n: Array, word_dropout: Array, z: Array) -> Array:
+def recon(model: Model, params: Params, n: Number, word_dropout: Number, z: Array) -> Array:
     """-ln p(x | z_1) of the two points, each at its own z_1 [2, *nodes].
 
     Where the decoder sees the bit before, it is the mean over whether each x_{i-1} is hidden, at that rate.
@@ -133,12 +134,12 @@ def recon(model: Model, params: Params, n: Array, word_dropout: Array, z: Array)
     return padding.by_columns(autoregressive if follow else independent, width, z)
 
 
-def standard_prior(params: Params, n: Array) -> Normal:
+def standard_prior(params: Params, n: Number) -> Normal:
     """N(0, 1), whatever the parameters."""
     return Normal(0.0, 1.0)
 
 
-def encode(model: Model, params: Params, n: Array) -> Distribution:
+def encode(model: Model, params: Params, n: Number) -> Distribution:
     """q(z_1 | x) at the two points, [2]; of a Normal also where the model gives one number for both."""
     q = model.encode(params, n)
     return Normal(*(jnp.broadcast_to(field, (data.POINTS,)) for field in q)) if isinstance(q, Normal) else q
@@ -162,7 +163,7 @@ def conditional(function: Conditional, params: Params, z: Array) -> Normal:
 def sample(model: Model, params: Params, n: Array, key: Array, count: int) -> Array:
     """Ancestral samples x [width, count], 0 or 1; padded dimensions are meaningless."""
     x_key, *keys = jax.random.split(key, model.layers + 1)
-    drawn = model.prior(params, n).draw(jax.random.normal(keys[0], (count,)))
+    drawn = _beside(model.prior(params, n), 0, 1).draw(jax.random.normal(keys[0], (count,)))
     z = drawn.z
     if z.ndim > 1:  # one of each component
         chosen = jax.random.categorical(jax.random.fold_in(keys[0], 1), jnp.log(drawn.weight), shape=(count,))
@@ -205,7 +206,7 @@ def marginal_logits(model: Model, params: Params, z: Array) -> Array:
     return one - zero
 
 
-def scalar_vae(model: Model, params: Params, n: Array, word_dropout: Array) -> ScalarVAE:
+def scalar_vae(model: Model, params: Params, n: Number, word_dropout: Number) -> ScalarVAE:
     """The model as the functions that `vae_bit.exact` integrates."""
     q = encode(model, params, n)
     kernels = [tuple(partial(conditional, function, params) for function in side) for side in (model.up, model.down)]

@@ -143,19 +143,15 @@ def order(
         learning_rate = [*own]
     axes = {"layers": layers, "n": n, "beta": beta, "word_dropout": word_dropout, "learning_rate": learning_rate}
     settings = {name: axis if axis is None else _ascending(axis) for name, axis in axes.items()}
-    if word_dropout is not None and not any(_sees_bits(preset.model) for preset in variants.values()):
-        raise ValueError("word_dropout: got a rate, expected none unless a decoder is autoregressive")
     settings |= {"first_seed": first_seed, "seeds": seeds, "chunk": chunk, "history": history}
     stages = resume.stages(settings, [])
     resume.lacking(variants, settings, stages, None)  # refuses what is no axis
-    for preset, depth in product(variants.values(), settings["layers"]):
-        preset.model(depth, max(settings["n"]))  # refuses what no such depth has
+    deep = product(variants.values(), settings["layers"])
+    models = [preset.model(depth, max(settings["n"])) for preset, depth in deep]  # refuses what no such depth has
+    if word_dropout is not None and all(model.follow is None for model in models):
+        raise ValueError("word_dropout: got a rate, expected none unless a decoder is autoregressive")
     account = {"settings": settings, "stages": stages} | ({"flags": flags} if flags is not None else {})
     return Order(variants, results.config(variants, history) | resume.origin(argv or sys.argv) | account)
-
-
-def _sees_bits(build: Build) -> bool:
-    return build(1, 2).follow is not None
 
 
 def _ascending(axis: Any) -> Any:

@@ -67,11 +67,11 @@ def adapt(
 
 
 def mass_defect(density: Array, edges: Array) -> Array:
-    """|int f_k(z) dz - 1| for densities at the nodes of a grid: what the grid, or f_k, is off by: [D, K] -> [D].
+    """|int f_k(z) dz - 1| for densities at the nodes of a grid, or one each: what it, or f_k, is off by: [D, K] -> [D].
 
     Densities are at hand wherever something is integrated, and they alone have integrals known beforehand.
     """
-    return jnp.abs(jnp.sum(density * nodes(edges)[1][None], axis=-1) - 1.0)
+    return jnp.abs(jnp.sum(density * nodes(jnp.atleast_2d(edges))[1], axis=-1) - 1.0)
 
 
 def share(edges: Array, features: Array, panels: int, kept: Array | None = None) -> Array:

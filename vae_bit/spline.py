@@ -9,14 +9,16 @@ nothing cancels, however steep the slopes. Beyond the first and last knot it goe
 flow can then be flat on one side and steep on the other, as the halves of a Gaussian ask for.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from vae_bit.checks import agree_scalars
 
-Knots: TypeAlias = tuple[Array, Array, Array]  # x and y ascending, slope > 0, each [..., B + 1], leading axes broadcast
+Knots: TypeAlias = tuple[Array, Array, Array]  # x, y, slope, each [..., B + 1]
 
 
 class _Bin(NamedTuple):
@@ -30,35 +32,37 @@ class _Bin(NamedTuple):
     right_slope: Array
 
 
-def forward(knots: Knots, x: Array) -> tuple[Array, Array]:
-    """y and ln dy/dx at x: [...] and knots [..., B + 1] -> [...]; ValueError or TypeError where they do not fit.
+def forward(knots: Sequence[ArrayLike], x: ArrayLike) -> tuple[Array, Array]:
+    """y and ln dy/dx at x: [...] -> [...]; `knots` are x and y, ascending, and slope > 0, [..., B + 1], B >= 1.
+
+    Leading axes broadcast. ValueError or TypeError, which name the arrays, where they do not or dtypes differ.
 
     >>> knots = jnp.array([-1.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.5, 2.0])
     >>> y, log_slope = forward(knots, jnp.array([-3.0, 0.0, 3.0]))
     >>> y.round(4).tolist(), jnp.exp(log_slope).round(4).tolist()
     ([-1.0, 0.666700005531311, 6.0], [0.5, 0.8888999819755554, 2.0])
     """
-    x, knots = _fit(knots, x=x)
-    inside = jnp.clip(x, knots[0][..., 0], knots[0][..., -1])
-    own, low, high = _bin(knots, knots[0], x)
+    x, curve = _fit(knots, x=x)
+    inside = jnp.clip(x, curve[0][..., 0], curve[0][..., -1])
+    own, low, high = _bin(curve, curve[0], x)
     width = own.right_x - own.x
     left, right = (inside - own.x) / width, (own.right_x - inside) / width
     share = left * (left + low * right) / _denominator(left, right, low, high)
     y = own.y + (own.right_y - own.y) * share
-    return y + (x - inside) * _end(knots, x < inside), _log_slope(own, left, right, low, high)
+    return y + (x - inside) * _end(curve, x < inside), _log_slope(own, left, right, low, high)
 
 
-def inverse(knots: Knots, y: Array) -> tuple[Array, Array]:
-    """x, and ln dy/dx there: [...] and knots [..., B + 1] -> [...]; ValueError or TypeError where they do not fit.
+def inverse(knots: Sequence[ArrayLike], y: ArrayLike) -> tuple[Array, Array]:
+    """x with forward(knots, x) = y, and ln dy/dx there: [...] -> [...]; knots and errors as in `forward`.
 
     >>> knots = jnp.array([-1.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.5, 2.0])
     >>> x, log_slope = inverse(knots, jnp.array([-1.0, 1.0, 6.0]))
     >>> x.round(4).tolist(), jnp.exp(log_slope).round(4).tolist()
     ([-3.0, 0.33329999446868896, 3.0], [0.5, 1.125, 2.0])
     """
-    y, knots = _fit(knots, y=y)
-    inside = jnp.clip(y, knots[1][..., 0], knots[1][..., -1])
-    own, low, high = _bin(knots, knots[1], y)
+    y, curve = _fit(knots, y=y)
+    inside = jnp.clip(y, curve[1][..., 0], curve[1][..., -1])
+    own, low, high = _bin(curve, curve[1], y)
     height = own.right_y - own.y
     below, above = (inside - own.y) / height, (own.right_y - inside) / height
     # above v^2 + (low above - high below) v - below = 0 has one positive root v = left / right
@@ -66,11 +70,11 @@ def inverse(knots: Knots, y: Array) -> tuple[Array, Array]:
     root = jnp.abs(linear) + jnp.sqrt(jnp.square(linear) + 4.0 * above * below)
     left, right = jnp.where(linear > 0.0, 2.0 * below, root), jnp.where(linear > 0.0, root, 2.0 * above)
     left, right = left / (left + right), right / (left + right)
-    x = own.x + (own.right_x - own.x) * left + (y - inside) / _end(knots, y < inside)
+    x = own.x + (own.right_x - own.x) * left + (y - inside) / _end(curve, y < inside)
     return x, _log_slope(own, left, right, low, high)
 
 
-def _fit(knots: Knots, **point: Array) -> tuple[Array, Knots]:
+def _fit(knots: Sequence[ArrayLike], **point: ArrayLike) -> tuple[Array, Knots]:
     """The point [...] and the knots [..., B + 1] at ranks that broadcast."""
     names = "the knots' x", "the knots' y", "slope"
     number, (x, y, slope) = agree_scalars(2, dict(zip(names, knots, strict=True)), **point)

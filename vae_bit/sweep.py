@@ -104,8 +104,9 @@ def plan(
     layers, n = _axis("layers", layers, 1, 64), _axis("n", n, 1, 2**31 - 1)
     seeds = _axis("seeds", seeds, 0, 2**32 - 1)
     beta, learning_rate = _axis("beta", beta, *POSITIVE), _axis("learning_rate", learning_rate, *POSITIVE)
-    sees = preset.model(1, 2).follow is not None
-    dropout = _axis("word_dropout", [0.0] if word_dropout is None else word_dropout, 0.0, 1.0) if sees else [1.0]
+    dropout = _axis("word_dropout", [0.0] if word_dropout is None else word_dropout, 0.0, 1.0)
+    if preset.model(layers[0], max(n)).follow is None:
+        dropout = [1.0]
     numbers = beta, dropout, learning_rate, seeds
     labels = labels or Labels("default", label(preset.recipe.objective), label(preset.recipe.optimizer))
     return [

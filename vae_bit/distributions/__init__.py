@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_bit.distributions.bernoulli import bernoulli_kl, bernoulli_log_prob, softplus
-from vae_bit.distributions.events import LOG_2PI, Drawn
+from vae_bit.distributions.events import LOG_2PI, Distribution, Drawn
 from vae_bit.distributions.flow import Flow, flow_log_prob, flow_sample
 from vae_bit.distributions.mixture import Mixture, mixture_log_prob, mixture_sample
 from vae_bit.distributions.normal import (
@@ -50,8 +50,6 @@ __all__ = [
     "softplus",
     "standard_normal",
 ]
-
-Distribution = Normal | Mixture | Flow
 
 
 def log_prob(z: ArrayLike, p: Distribution, mask: ArrayLike | None = None) -> Array:

@@ -1,7 +1,7 @@
-"""What all distributions share: the sum over an event, with what a mask hides left out, and what a draw is."""
+"""What all distributions share: sums over events, with what a mask hides left out, draws, and what gives these."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,6 +19,21 @@ class Drawn(NamedTuple):
     z: Array
     log_prob: Array  # ln q(z)
     weight: Array | float  # 1, or a share for each of the draws that one noise gives, on a last axis that z has more
+
+
+class Distribution(Protocol):
+    """A distribution of a scalar, or one for each entry of its fields' leading axes: a pytree such as Normal.
+
+    One of your own is a NamedTuple of arrays, whose own axes, such as components, come last.
+    """
+
+    def log_prob(self, z: Array, /) -> Array:
+        """ln p(z), elementwise."""
+        ...
+
+    def draw(self, eps: Array, /) -> Drawn:
+        """Draws for noise N(0, 1)."""
+        ...
 
 
 def total(term: Callable[..., Array], mask: ArrayLike | None, axis: Axes = -1, **arrays: ArrayLike) -> Array:

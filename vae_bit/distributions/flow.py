@@ -43,15 +43,16 @@ def flow_sample(q: Flow, eps: ArrayLike) -> Array:
     >>> flow_sample(q, jnp.array([[-3.0], [-1.0], [1.0], [3.0]])).ravel().tolist()
     [-1.0, 0.0, 2.0, 6.0]
 
-    A KL is the mean of `sampled_kl` at such draws. The density has kinks at the knots, so that it takes more nodes than
-    that of Gaussians for four digits:
+    A KL is the mean of `sampled_kl` at such draws. The density has kinks at the knots and its gradient jumps, so that
+    the trapezoid rule's error falls with the number of nodes and not, as for Gaussians, exponentially:
 
+    >>> import jax
     >>> from vae_bit.noise import trapezoid
     >>> def kl(q, p, key):
     ...     eps, weight = draw_latent(key, trapezoid, size=1, samples=4096)
     ...     return average(sampled_kl(flow_sample(q, eps), q, p), weight)
-    >>> print(f"{kl(q, standard_normal((1,)), jax.random.key(0)):.4f}")
-    0.6574
+    >>> print(f"{kl(q, standard_normal((1,)), jax.random.key(0)):.3f}")
+    0.657
     """
     instance(Flow, q=q)
     wanted = jnp.result_type(*q, eps)
@@ -88,9 +89,9 @@ def _fit(p: Flow, **event: ArrayLike) -> tuple[Array, Flow]:
     """The event [..., d] and the fields, at ranks that broadcast; ValueError or TypeError if they do not fit."""
     if jnp.ndim(p.x) < 2:
         raise ValueError(f"x has shape {jnp.shape(p.x)}: a flow's is [..., d, B + 1]")
-    x, y, slope = agree((-2, -1), **p._asdict())
-    z, _ = agree(-1, **event, **{"x[..., 0]": x[..., 0]})
-    return z, Flow(*(jnp.expand_dims(knots, range(z.ndim + 1 - knots.ndim)) for knots in (x, y, slope)))
+    fields = agree((-2, -1), **p._asdict())
+    z, _ = agree(-1, **event, **{"x[..., 0]": jnp.asarray(p.x)[..., 0]})
+    return z, Flow(*(jnp.expand_dims(knots, range(z.ndim + 1 - knots.ndim)) for knots in fields))
 
 
 def _without_hidden(shown: Array, z: Array, p: Flow) -> tuple[Array, Flow]:

@@ -70,7 +70,7 @@ def mixture_sample(q: Mixture, eps: ArrayLike) -> tuple[Array, Array]:
     wanted = jnp.result_type(q.mean, q.std, eps)
     eps, (logits, mean, std) = _fit(q, eps=eps)
     z = normal_sample(Normal(mean, std), eps[..., None, :])
-    return z.astype(wanted), jax.nn.softmax(logits)
+    return z.astype(wanted), jax.nn.softmax(logits).reshape(jnp.shape(q.logits))
 
 
 def mixture_log_prob(z: ArrayLike, p: Mixture, mask: ArrayLike | None = None) -> Array:
@@ -89,9 +89,9 @@ def mixture_log_prob(z: ArrayLike, p: Mixture, mask: ArrayLike | None = None) ->
         return _mixed(logits, normal_log_prob(z[..., None, :], Normal(mean, std)))
     mask = fit_mask(mask, jnp.broadcast_shapes(z.shape, mean[..., 0, :].shape, (*logits.shape[:-1], 1)), -1)
     each = normal_log_prob(z[..., None, :], Normal(mean, std), mask[..., None, :])
-    shown = jnp.any(mask != 0, axis=-1)  # an event that is hidden whole hides its logits
-    logits = jnp.where(shown[..., None], jnp.expand_dims(logits, range(each.ndim - logits.ndim)), 0.0)
-    return jnp.where(shown, _mixed(logits, each), 0.0)
+    shown = jnp.any(mask != 0, axis=-1, keepdims=True)  # an event that is hidden whole hides its logits
+    logits = jnp.where(shown, jnp.expand_dims(logits, range(each.ndim - logits.ndim)), 0.0)
+    return _mixed(logits, each)
 
 
 def _mixed(logits: Array, each: Array) -> Array:
@@ -104,10 +104,11 @@ def _fit(p: Mixture, **event: ArrayLike) -> tuple[Array, Mixture]:
     if jnp.ndim(p.mean) < 2 or jnp.ndim(p.logits) < 1:
         shapes = f"logits has shape {jnp.shape(p.logits)} and mean {jnp.shape(p.mean)}"
         raise ValueError(f"{shapes}: a mixture's are [..., K] and [..., K, d]")
+    of_components, of_events = jnp.asarray(p.mean)[..., 0], jnp.asarray(p.mean)[..., 0, :]
     mean, std = agree((-2, -1), mean=p.mean, std=p.std)
-    logits, _ = agree(-1, logits=p.logits, **{"mean[..., 0]": mean[..., 0]})
-    z, _ = agree(-1, **event, **{"mean[..., 0, :]": mean[..., 0, :]})
-    rank = max(z.ndim, logits.ndim)
+    logits, _ = agree(-1, logits=p.logits, **{"mean[..., 0]": of_components})
+    z, _ = agree(-1, **event, **{"mean[..., 0, :]": of_events})
+    rank = max(z.ndim, logits.ndim, mean.ndim - 1)
     z, logits = (jnp.expand_dims(a, range(rank - a.ndim)) for a in (z, logits))
     mean, std = (jnp.expand_dims(a, range(rank + 1 - a.ndim)) for a in (mean, std))
     return z, Mixture(logits, mean, std)

@@ -3,7 +3,7 @@
 The table is that of `vae_bit.store.table`, and the curves [R, T] are in its order. Parameters of all runs of one kind,
 depth and n are stacked under names such as
     default/elbo/adam/gaussian/normal/independent/layers=2/n=5/q/0/params/head/kernel
-A kernel is [W b]; the encoder's first W has one column, which multiplies what `vae_bit.architecture.EncoderInput` reads.
+A kernel is [W b]; the encoder's first W has one column, which multiplies what `architecture.EncoderInput` reads.
 Every loader raises Damaged, naming the file, where one is missing, not as it was written, or not such a table, curves
 or parameters as are said here.
 """
