@@ -5,6 +5,7 @@ import math
 import re
 
 import family_tables
+import jax
 import numpy as np
 import pytest
 from family_tables import EXCESS, PLAIN, SEEN, saved
@@ -16,7 +17,7 @@ from experiments.figures import repairs as pictures
 from experiments.figures.families import Family
 from experiments.figures.selection import Missing
 from experiments.report import page, repairs, story
-from vae_bit import limits
+from vae_bit import limits, presets, runner
 from vae_bit.limits import LN2, conditional_entropy
 
 MIXED = PLAIN._replace(posterior="mixture2")
@@ -57,6 +58,7 @@ def curves(axes):
         (PLAIN._replace(prior="vamp"), "q(z) itself as the prior"),
         (SEEN, "decoder sees the bit before, dropped at rate 0.1"),
         (SEEN._replace(word_dropout=0.0), "decoder sees the bit before"),
+        (SEEN._replace(word_dropout=1.0), "decoder sees a blank for the bit before"),
         (PLAIN._replace(posterior="my.family"), "my.family"),
     ],
 )
@@ -90,7 +92,7 @@ def test_the_optimum_is_that_of_the_limits(family, beta):
 def test_repairs_show_medians_above_ln_2(everything):
     axes = figures.plot_repairs(everything, Figure().subplots())
     for family in families.there(everything.every):
-        name = families.words(family) + " (limit 0)" * families.reaches_entropy(family)
+        name = families.words(family) + " (limit 0)" * (families.reaches_entropy(family) or family.word_dropout == 0)
         n, height = points(axes, name)
         np.testing.assert_array_equal(n, [1, 2, 5, 10, 100, 1000])
         expected = families.limit(family, n, 1.0) - LN2 + 2 * EXCESS  # of the seeds 0, 1, 2
@@ -225,3 +227,46 @@ def test_a_repair_that_is_drawn_alone_is_named():
     assert "posterior: mixture4 (one of 2 trained)" in told and "prior" not in told
     assert not premises.plain(results.rows)
     assert Family(1, "mixture4", "normal", "independent", 1.0) == families.drawn(results, 1)
+
+
+@pytest.mark.parametrize(("family", "adds_up"), [(PLAIN, True), (SEEN, False), (SEEN._replace(word_dropout=0.0), True)])
+def test_items_are_told_where_they_add_up(family, adds_up):
+    results = saved([family], widths=(5,))
+    assert premises.adds_up(results) == adds_up
+    if not adds_up:
+        with pytest.raises(Missing, match="runs without word dropout"):
+            figures.figure_price(results)
+
+
+@pytest.fixture
+def broadcasting():
+    """Arrays of unlike rank may meet: what is under test here are figures."""
+    jax.config.update("jax_numpy_rank_promotion", "allow")  # in the threads that compile too
+    yield
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def test_a_family_that_is_not_the_post_s_is_told_without_what_it_is_not(
+    quick_compile, broadcasting, tmp_path, monkeypatch
+):
+    family = {"posterior": "mixture2", "prior": "vamp", "decoder": "autoregressive"}
+    values = {name: {label: presets.FAMILIES[name][label]} for name, label in family.items()}
+    runner.run(n=2, layers=1, seeds=1, steps=20, word_dropout=0.5, out=tmp_path / "run", **values)
+    results = selection.load(tmp_path / "run")
+    lacking = figures.figure_map, figures.figure_price, figures.figure_one_knob, figures.figure_history
+    for function in figures.FIGURES:
+        if function not in lacking:
+            function(results).draw_without_rendering()
+    monkeypatch.setattr(page, "picture", lambda figure: "")
+    told = plain_text(re.sub("<(?!li|sub)[^>]*>", " ", " ".join(page.sections(results))))
+    its_own = "q a mixture of 2 Gaussians, q(z) itself as the prior, decoder sees x_i-1 , dropped at rate 0.5"
+    assert f"Their family: {its_own}." in told
+    for falsehood in (
+        "each dimension goes its own way",
+        "two Gaussians make up",
+        "independently",
+        "valley",
+        "The dots",
+    ):
+        assert falsehood not in told, falsehood
+    assert "Item by item (needs runs without word dropout" in told

@@ -85,7 +85,7 @@ def words(family: Family, before: str = "$x_{i-1}$") -> str:
         "layers": style.depth_name(family.layers),
         "posterior": f"q a mixture of {posterior:g} Gaussians" if posterior < math.inf else "q a flow",
         "prior": f"a learned prior of {prior:g} Gaussians" if prior < math.inf else "q(z) itself as the prior",
-        "decoder": f"decoder sees {before}{blank}",
+        "decoder": f"decoder sees {before}{blank}" if rate < 1 else f"decoder sees a blank for {before}",
     }
     told = [own[name] if known(getattr(family, name)) else getattr(family, name) for name in kinds(family)]
     return ", ".join(told) or "1 layer, Gaussian q"

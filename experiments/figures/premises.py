@@ -75,7 +75,13 @@ def beta(results: Saved) -> float:
 
 def plain(rows: Table) -> bool:
     """Whether q is Gaussian, p(z) is N(0, 1), and the decoder sees z alone, as in the post."""
-    return all(np.all(rows[name] == selection.PREFERRED[name]) for name in ("posterior", "prior", "word_dropout"))
+    return all(np.all(rows[name] == selection.PREFERRED[name]) for name in ("posterior", "prior", "decoder"))
+
+
+def adds_up(results: Saved) -> bool:
+    """Whether loss at beta = 1 = -ln p(x) + KL(q(z | x) || p(z | x)): p(x) is of a decoder that drops nothing."""
+    rows = results.rows
+    return bool(np.all((rows["decoder"] == "independent") | (rows["word_dropout"] == 0.0)))
 
 
 def as_published(rows: Table) -> bool:
@@ -200,7 +206,8 @@ def legible_width(results: Saved) -> int:
 def averages(results: Saved) -> bool:
     """Whether one layer, where draws are shown, makes of its valley more than one in 20 that is no data point."""
     n = legible_width(results)
-    own = n > 1 and (1, n) in settings(results) and bool(np.all(results.rows["prior"] == "normal"))
+    usual = all(np.all(results.rows[name] == selection.PREFERRED[name]) for name in ("prior", "decoder"))
+    own = n > 1 and (1, n) in settings(results) and usual
     return own and selection.median(results, 1, n, "valid_mass") < 0.95 and has_valley(results, 1, n)
 
 

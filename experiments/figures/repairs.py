@@ -33,7 +33,7 @@ def plot_repairs(results: Saved, ax: Axes | None = None, legend: bool = True) ->
     for family, colour in families.colours(own).items():
         _limit(axes, family, premises.beta(results), colour)
         n, height = medians(families.own(rows, family))
-        label = families.words(family) + " (limit 0)" * families.reaches_entropy(family)
+        label = families.words(family) + " (limit 0)" * _vanishes(family, premises.beta(results))
         axes.plot(n, height, families.marker(family), color=colour, markersize=6, label=label)
     widths = selection.widths(rows)
     style.width_axis(axes, widths)
@@ -70,6 +70,11 @@ def about(results: Saved) -> str:
     return "; ".join(
         [*chosen, "of each family the learning rate of least median loss", f"{results.recipe['steps']:,} steps"]
     )
+
+
+def _vanishes(family: Family, beta: float) -> bool:
+    """Whether the family's limit is as low as any at every n."""
+    return families.bounded(family) and (families.reaches_entropy(family) or (family.word_dropout == 0 and beta >= 1))
 
 
 def _limit(axes: Axes, family: Family, beta: float, colour: tuple) -> None:

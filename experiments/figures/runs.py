@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures import families, premises, selection, style
-from experiments.figures.selection import Saved
+from experiments.figures.selection import Missing, Saved
 from vae_bit.limits import LN2
 from vae_bit.store.table import Table
 
@@ -127,6 +127,8 @@ def plot_learning(results: Saved, layers: int, ax: Axes | None = None, legend: b
 @style.look
 def figure_price(results: Saved) -> Figure:
     """What loss and KL are made of, for the median run of each depth and n."""
+    if not premises.adds_up(results):
+        raise Missing("runs without word dropout, as -ln p(x) is that of a decoder that drops nothing")
     depths = selection.depths(results.rows)
     title = "What comes on top of ln 2, and what the KL is made of"
     figure = style.new(style.columns(depths), 6.2, title, setting(results))

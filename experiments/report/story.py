@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import figures
@@ -35,6 +36,11 @@ def always(results: Saved) -> bool:
 def draws_differ(results: Saved) -> bool:
     """Whether the draws that are shown can be anything but data points."""
     return premises.legible_width(results) > 1
+
+
+def draws_alone(results: Saved) -> bool:
+    """Whether they can, of a decoder that sees z alone."""
+    return draws_differ(results) and bool(np.all(results.rows["decoder"] == "independent"))
 
 
 def two_depths(results: Saved) -> bool:
@@ -81,11 +87,12 @@ STORY = (
         "",
         figures.figure_encoding,
     ),
-    Chapter((Section("Why the code must leave the prior", always, theory.tell_proof),), "", figures.figure_proof),
+    Chapter((Section("Two Gaussians never make the prior", always, theory.tell_proof),), "", figures.figure_proof),
     Chapter(
         (
             Section("Unpleasant averages", premises.averages, text.tell_averages),
-            Section("Draws from the prior", draws_differ, text.tell_draws),
+            Section("Draws from the prior", draws_alone, text.tell_draws),
+            Section("Draws from the prior", draws_differ, text.tell_shares),
         ),
         "runs with n = 2 or more: at n = 1 every draw is a data point",
         figures.figure_decoder,
@@ -107,7 +114,11 @@ STORY = (
         figures.figure_map,
     ),
     Chapter((Section("Models made by hand", always, theory.tell_by_hand),), "", figures.figure_by_hand),
-    Chapter((Section("Item by item", always, text.tell_items),), "", figures.figure_price),
+    Chapter(
+        (Section("Item by item", premises.adds_up, text.tell_items),),
+        "runs without word dropout, as -ln p(x) is that of a decoder that drops nothing",
+        figures.figure_price,
+    ),
     Chapter((Section("Where the code opens", always, text.tell_transition),), "", figures.figure_transition),
     Chapter((Section("What each repair buys", always, repairs.tell_repairs),), "", figures.figure_repairs),
     Chapter(

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.figures import families, premises, selection
 from experiments.figures.selection import Saved, median
 from experiments.figures.style import depth_name
+from experiments.figures.transition import of_gaussians
 from vae_bit import limits
 from vae_bit.limits import LN2
 
@@ -195,23 +196,30 @@ def tell_draws(results: Saved) -> str:
     dimension goes its own way; of such draws {blind:.2%} or more are data points. {shares(results)}</p>"""
 
 
-HALF = """If z decided x by its sign alone, its posterior would be half a Gaussian, which no Gaussian resembles. A
-second layer, every part of it still Gaussian, can get there: q(z<sub>2</sub> | x) is an average over z<sub>1</sub>,
-and so of any shape."""
+def tell_shares(results: Saved) -> str:
+    return f"""<p>What the decoder makes of z drawn from the prior, each bit with the one before it in sight.
+    {shares(results)}</p>"""
+
+
+def half(results: Saved) -> str:
+    """Why a second layer might help."""
+    still = ", every part of it still Gaussian," if premises.plain(results.rows) else ""
+    return f"""If z decided x by its sign alone, its posterior would be half a Gaussian, which no Gaussian resembles. A
+    second layer{still} can get there: q(z<sub>2</sub> | x) is an average over z<sub>1</sub>, and so of any shape."""
 
 
 def tell_two_layers(results: Saved) -> str:
     n = premises.compared(results) or 0
     loss, recon = ([nats(median(results, layers, n, name)) for layers in (1, 2)] for name in ("loss", "recon"))
-    return f"""<p>{HALF} At n = {n:,} the second layer takes the loss from {loss[0]} to {loss[1]} nats, and the
+    return f"""<p>{half(results)} At n = {n:,} the second layer takes the loss from {loss[0]} to {loss[1]} nats, and the
     reconstruction cost from {recon[0]} to {recon[1]}.</p>"""
 
 
 def tell_no_help(results: Saved) -> str:
     n = premises.compared(results) or 0
     loss, recon = ([nats(median(results, layers, n, name)) for layers in (1, 2)] for name in ("loss", "recon"))
-    return f"""<p>{HALF} Here it has not lowered both costs. At n = {n:,} the loss is {loss[0]} nats with one layer and
-    {loss[1]} with two, the reconstruction cost {recon[0]} and {recon[1]}.</p>"""
+    return f"""<p>{half(results)} Here it has not lowered both costs. At n = {n:,} the loss is {loss[0]} nats with one
+    layer and {loss[1]} with two, the reconstruction cost {recon[0]} and {recon[1]}.</p>"""
 
 
 BY_HAND = """The post explains it with a model made by hand, whose z<sub>1</sub> is N(&plusmn;a, 1) as z<sub>2</sub> is
@@ -249,7 +257,7 @@ def tell_items(results: Saved) -> str:
 def tell_transition(results: Saved) -> str:
     collapsed, opened = limits.one_layer([1.0, 2.0]).mean
     trained = f"for {premises.objective(results.recipe)}, with every &beta; and learning rate"
-    dots = f"The dots are runs of one layer, trained {trained}." * (1 in results.every["layers"])
+    dots = f"The dots are runs of one layer, trained {trained}." * (of_gaussians(results)["n"].size > 0)
     return f"""<p>For one layer the code that is best for the ELBO can be computed for every real n, and since the KL's
     weight &beta; acts as a division of n, for every &beta;. Up to n / &beta; = 1 it is empty (m = {nats(collapsed)});
     then it opens continuously, as the sixth root of what n / &beta; exceeds 1 by, and at twice that already stands
