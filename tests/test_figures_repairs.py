@@ -3,6 +3,7 @@
 import html
 import math
 import re
+from typing import Any
 
 import family_tables
 import jax
@@ -250,7 +251,7 @@ def test_a_family_that_is_not_the_post_s_is_told_without_what_it_is_not(
     quick_compile, broadcasting, tmp_path, monkeypatch
 ):
     family = {"posterior": "mixture2", "prior": "vamp", "decoder": "autoregressive"}
-    values = {name: {label: presets.FAMILIES[name][label]} for name, label in family.items()}
+    values: Any = {name: {label: presets.FAMILIES[name][label]} for name, label in family.items()}
     runner.run(n=2, layers=1, seeds=1, steps=20, word_dropout=0.5, out=tmp_path / "run", **values)
     results = selection.load(tmp_path / "run")
     lacking = figures.figure_map, figures.figure_price, figures.figure_one_knob, figures.figure_history
@@ -269,4 +270,6 @@ def test_a_family_that_is_not_the_post_s_is_told_without_what_it_is_not(
         "The dots",
     ):
         assert falsehood not in told, falsehood
+    with pytest.raises(Missing, match="a Gaussian q"):
+        selection.codes(selection.median_model(results, 1, 2))
     assert "Item by item (needs runs without word dropout" in told

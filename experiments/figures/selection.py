@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.cli import BadInput
 from vae_bit import runner, settings
+from vae_bit.distributions import Normal
 from vae_bit.models import Build
 from vae_bit.store import files, results
 from vae_bit.store.files import Damaged
@@ -187,8 +188,11 @@ def model(saved: Saved, row: dict) -> TrainedModel:
 
 
 def codes(model: TrainedModel) -> Gaussian:
-    """q(z_1 | x) of 0^n and 1^n, shape [2]."""
-    return Gaussian(*model.encode())
+    """q(z_1 | x) of 0^n and 1^n, shape [2]; Missing where it is no Gaussian."""
+    q = model.encode()
+    if not isinstance(q, Normal):
+        raise Missing("a Gaussian q")
+    return Gaussian(np.asarray(q.mean), np.asarray(q.std))
 
 
 def conditional(model: TrainedModel, side: str, layer: int, z: np.ndarray) -> Gaussian:
