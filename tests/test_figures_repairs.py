@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import family_tables
-import jax
 import numpy as np
 import pytest
 from family_tables import EXCESS, PLAIN, SEEN, saved
@@ -239,17 +238,7 @@ def test_items_are_told_where_they_add_up(family, adds_up):
             figures.figure_price(results)
 
 
-@pytest.fixture
-def broadcasting():
-    """Arrays of unlike rank may meet: what is under test here are figures."""
-    jax.config.update("jax_numpy_rank_promotion", "allow")  # in the threads that compile too
-    yield
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-def test_a_family_that_is_not_the_post_s_is_told_without_what_it_is_not(
-    quick_compile, broadcasting, tmp_path, monkeypatch
-):
+def test_a_family_that_is_not_the_post_s_is_told_without_what_it_is_not(quick_compile, tmp_path, monkeypatch):
     family = {"posterior": "mixture2", "prior": "vamp", "decoder": "autoregressive"}
     values: Any = {name: {label: presets.FAMILIES[name][label]} for name, label in family.items()}
     runner.run(n=2, layers=1, seeds=1, steps=20, word_dropout=0.5, out=tmp_path / "run", **values)

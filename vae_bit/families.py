@@ -195,7 +195,7 @@ def autoregressive(logits: Array, weight: Array, bit: Array) -> Array:
     It is all that the two points ask for: the weights may grow until the bit before decides. They begin at 0 and, as q
     does (`read_signs`), move eight times as fast as they would without the factor.
     """
-    return logits + 8.0 * weight[:, None] * (2.0 * bit - 1.0)
+    return logits + 8.0 * weight[:, None] * (2.0 * bit - 1.0)[None]
 
 
 def components(p: Any) -> float:
