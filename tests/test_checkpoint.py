@@ -123,7 +123,7 @@ def test_a_checkpoint_is_for_the_very_same_runs(group, tmp_path, monkeypatch):
         group._replace(width=4),
         *(group._replace(runs=runs._replace(**{name: field + 7})) for name, field in runs._asdict().items()),
     ]
-    assert [sum(blocks(tmp_path, other)) for other in others] == [0] * 7
+    assert [sum(blocks(tmp_path, other)) for other in others] == [0] * 8
     assert loaded(tmp_path, group, np.array([0, 4])) is None
     monkeypatch.setattr(checkpoint, "LAYOUT", checkpoint.LAYOUT + 1)
     assert loaded(tmp_path, group) is None
