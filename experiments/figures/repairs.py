@@ -26,7 +26,10 @@ def figure_repairs(results: Saved) -> Figure:
 
 @style.look
 def plot_repairs(results: Saved, ax: Axes | None = None, legend: bool = True) -> Axes:
-    """Loss above min(n_eff, beta) ln 2, which nothing beats, against n: each family's limit and trained medians."""
+    """Loss above min(n_eff, beta) ln 2, which nothing beats, against n: each family's limit and trained medians.
+
+    The limit of one layer of Gaussians, which all of this repairs, is there in any case.
+    """
     require(results)
     axes, rows = style.panel(ax, 6.0, 4.5), families.at_one_beta(results)
     own = families.there(rows)
@@ -35,6 +38,9 @@ def plot_repairs(results: Saved, ax: Axes | None = None, legend: bool = True) ->
         n, height = medians(families.own(rows, family))
         label = families.words(family) + " (limit 0)" * _vanishes(family, premises.beta(results))
         axes.plot(n, height, families.marker(family), color=colour, markersize=6, label=label)
+    if families.PLAIN not in own:
+        _limit(axes, families.PLAIN, premises.beta(results), style.PALE)
+        axes.plot([], [], color=style.PALE, linewidth=1.2, label=f"{families.words(families.PLAIN)}: limit")
     widths = selection.widths(rows)
     style.width_axis(axes, widths)
     low, high = style.width_range(widths)
@@ -77,7 +83,7 @@ def _vanishes(family: Family, beta: float) -> bool:
     return families.bounded(family) and (families.reaches_entropy(family) or (family.word_dropout == 0 and beta >= 1))
 
 
-def _limit(axes: Axes, family: Family, beta: float, colour: tuple) -> None:
+def _limit(axes: Axes, family: Family, beta: float, colour: str | tuple) -> None:
     """The family's limit as a curve of real n, where it is above 0."""
     if family.word_dropout > 0 and families.searched(family):
         pressure, excess = families.excess(family)
