@@ -200,7 +200,8 @@ def test_a_learned_prior_is_the_family_s_member_of_its_numbers():
     prior, own = LearnedPrior(MixtureFamily(2)), jnp.array([8.0, 0.0, 0.3, -0.2, 0.1, 0.5])
     p = prior(own, lambda: pytest.fail("it does not ask for q"), jnp.exp)
     assert (prior.size, p.logits.shape) == (6, (2,))
-    mean, std = norm.ppf([0.25, 0.75]) + [0.3, -0.2], math.sqrt(1.0 - norm.ppf(0.75) ** 2) * np.exp([0.1, 0.5])
+    mean = norm.ppf([0.25, 0.75]) + np.array([0.3, -0.2])
+    std = math.sqrt(1.0 - norm.ppf(0.75) ** 2) * np.exp([0.1, 0.5])
     expected = norm.pdf(Z[:, None], mean, std) @ (np.array([math.e, 1.0]) / (1.0 + math.e))
     np.testing.assert_allclose(density(p, ()), expected, rtol=1e-4, atol=1e-12)
 

@@ -76,7 +76,7 @@ def double():
 
 
 def directions(case):
-    """A random one in each array of parameters, and one in all: [D, size]; of two layers, slow to evaluate, the last."""
+    """A random one in each array of parameters, and one in all, which alone serves two layers: [D, size]."""
     rng, ones = np.random.default_rng(0), case.unravel(jnp.ones(case.theta.size))
     leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), ones))
     alone = [
@@ -146,7 +146,7 @@ def test_a_bound_on_several_draws_refuses_a_mixture(tiny, double, objective):
     """By its name in a preset, and where a model of one's own has one."""
     with pytest.raises(ValueError, match=r"^posterior: got a mixture, .*, expected gaussian or flow with objective '"):
         override(tiny["default"], objective=objective, posterior=MixtureFamily(2))
-    with pytest.raises(ValueError, match="^posterior: got a mixture, expected one draw from q at a time"):
+    with pytest.raises(ValueError, match=r"^posterior: got a mixture, expected one draw from q at a time"):
         case(tiny["default"], "mixture").sampled(
             objective=objective, noise=partial(noise.grouped, k=2, rule=noise.iid), samples=4
         )
@@ -161,7 +161,8 @@ def test_bounds_on_many_draws_come_to_the_evidence(tiny, double, name):
     nll = float(this.exactly(this.theta[None]).nll[0])
     found = []
     for k, objective in [(1, objectives.iwae), (4, objectives.iwae), *((64, objective) for objective in GROUPED)]:
-        recipe = replace(this.recipe, objective=objective, samples=64, noise=partial(noise.grouped, k=k, rule=noise.iid))
+        groups = partial(noise.grouped, k=k, rule=noise.iid)
+        recipe = replace(this.recipe, objective=objective, samples=64, noise=groups)
         loss = lambda step, r=recipe: training.sampled_loss(this.model, r, params, step, one)[0]  # noqa: E731
         found.append(float(np.mean(jax.jit(jax.vmap(loss))(jnp.arange(1000)))))
     elbo, few, iwae, dreg, renyi = found
