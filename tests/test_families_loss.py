@@ -76,7 +76,7 @@ def double():
 
 
 def directions(case):
-    """A random one in each array of parameters, and one in all: [D, size]; of two layers, which are slow, the last."""
+    """A random one in each array of parameters, and one in all, which alone serves two layers: [D, size]."""
     rng, ones = np.random.default_rng(0), case.unravel(jnp.ones(case.theta.size))
     leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), ones))
     alone = [
@@ -161,9 +161,8 @@ def test_bounds_on_many_draws_come_to_the_evidence(tiny, double, name):
     nll = float(this.exactly(this.theta[None]).nll[0])
     found = []
     for k, objective in [(1, objectives.iwae), (4, objectives.iwae), *((64, objective) for objective in GROUPED)]:
-        recipe = replace(
-            this.recipe, objective=objective, samples=64, noise=partial(noise.grouped, k=k, rule=noise.iid)
-        )
+        groups = partial(noise.grouped, k=k, rule=noise.iid)
+        recipe = replace(this.recipe, objective=objective, samples=64, noise=groups)
         loss = lambda step, r=recipe: training.sampled_loss(this.model, r, params, step, one)[0]  # noqa: E731
         found.append(float(np.mean(jax.jit(jax.vmap(loss))(jnp.arange(1000)))))
     elbo, few, iwae, dreg, renyi = found

@@ -164,11 +164,8 @@ def test_files_and_curves(folder, trained, tiny):
     assert {re.split("/[qp]/", name)[0] for name in arrays} == {
         f"{'/'.join(LABELS)}/layers={layers}/n={n}" for layers in (1, 2) for n in (2, 5)
     }
-    assert arrays["default/elbo/adam/gaussian/normal/independent/layers=2/n=2/p/0/params/head/kernel"].shape == (
-        8,
-        2,
-        5,
-    )
+    kind = "default/elbo/adam/gaussian/normal/independent/layers=2/n=2"
+    assert arrays[kind + "/p/0/params/head/kernel"].shape == (8, 2, 5)
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"] == {"n": [2, 5]}
     (variant,) = config["variants"]

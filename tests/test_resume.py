@@ -21,16 +21,8 @@ def described(group):
 
 def test_only_what_is_lacking_is_planned_in_groups_that_stay(tiny):
     preset = alone(tiny["default"])
-    settings = {
-        "layers": [1, 2],
-        "beta": [1.0],
-        "word_dropout": None,
-        "learning_rate": [1e-2],
-        "first_seed": 5,
-        "n": [1, 5],
-        "seeds": 2,
-    }
-    settings |= {"history": 0, "chunk": None}
+    settings = {"layers": [1, 2], "beta": [1.0], "learning_rate": [1e-2], "first_seed": 5, "n": [1, 5], "seeds": 2}
+    settings |= {"word_dropout": None, "history": 0, "chunk": None}
     stages = resume.stages(settings, [])
     assert resume.stages(settings, stages) == stages
     first = resume.lacking(preset, settings, stages, None)
@@ -54,16 +46,8 @@ class Enough(Exception):
 
 def trained_into(out, variants, again=False, check=lambda: None):
     """What a sweep does with its folder, in a few lines."""
-    settings = {
-        "layers": [1],
-        "n": [1],
-        "beta": [1.0],
-        "word_dropout": None,
-        "learning_rate": [1e-2],
-        "first_seed": 0,
-        "seeds": 4,
-    }
-    settings |= {"history": 0, "chunk": None}
+    settings = {"layers": [1], "n": [1], "beta": [1.0], "learning_rate": [1e-2], "first_seed": 0, "seeds": 4}
+    settings |= {"word_dropout": None, "history": 0, "chunk": None}
     account = {**results.config(variants), **resume.origin(["python"]), "settings": settings}
     account["stages"] = resume.stages(settings, resume.read_account(out)["stages"] if again else [])
     with folder.opened(out, again):

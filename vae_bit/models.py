@@ -121,14 +121,16 @@ def recon(model: Model, params: Params, n: Number, word_dropout: Number, z: Arra
     width = jax.eval_shape(model.decode, params, z.ravel()).shape[0]
     real, follow = data.mask(n, width), model.follow
 
+    def costs(sign: Array, logits: Array) -> Array:
+        return softplus(jnp.where(real[:, None] > 0.0, sign[None] * logits, -jnp.inf))
+
     def independent(z: Array, sign: Array) -> Array:
-        logits = jnp.where(real[:, None] > 0.0, sign[None] * model.decode(params, z), -jnp.inf)
-        return jnp.sum(softplus(logits), axis=0)
+        return jnp.sum(costs(sign, model.decode(params, z)), axis=0)
 
     def autoregressive(z: Array, sign: Array) -> Array:
         hidden = real * jnp.where(jnp.arange(width) > 0, word_dropout, 1.0)
-        blind = softplus(sign[None] * model.decode(params, z))
-        seeing = softplus(sign[None] * follow(params, z, 0.5 * (1.0 - sign)))
+        blind = costs(sign, model.decode(params, z))
+        seeing = costs(sign, follow(params, z, 0.5 * (1.0 - sign)))
         return hidden @ blind + (real - hidden) @ seeing
 
     return padding.by_columns(autoregressive if follow else independent, width, z)
