@@ -152,6 +152,19 @@ SEES = {"decoder": autoregressive}
         ({"prior": {"mine": 3}}, "prior: got 3, expected a function"),
         ({"posterior": lambda numbers, positive: 0}, "posterior: '<lambda>' cannot stand in a table"),
         ({"posterior": [FlowFamily(), FlowFamily()]}, "posterior: got .*, expected one or more of different names"),
+        (
+            {"posterior": {"mine": lambda numbers, positive: 0}},
+            r"posterior: got <function .*, expected one such as vae_bit",
+        ),
+        (
+            {"posterior": MixtureFamily},
+            r"posterior: got <class .*, expected one such as vae_bit.families.MixtureFamily",
+        ),
+        ({"posterior": VampPrior()}, r"posterior: got VampPrior\(\), expected one such as vae_bit"),
+        (
+            {"prior": FlowFamily()},
+            r"prior: got FlowFamily\(bins=8\), expected one such as vae_bit.families.LearnedPrior",
+        ),
         ({"posterior": []}, "posterior: got .*, expected one or more"),
         ({"prior": VampPrior(), "layers": [1, 2]}, "prior: got vamp with 2 layers, expected layers=1"),
         ({"word_dropout": 0.5}, "word_dropout: got a rate, expected none unless a decoder is autoregressive"),
