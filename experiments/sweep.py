@@ -20,11 +20,11 @@ from experiments import cli, require, signals
 from experiments.cli import BadInput, Choice, Choices, Fault, Location, Number, Numbers, define, say
 from experiments.signals import Stop, Stopped
 from vae_bit import runner, runtime
+from vae_bit.limits import MOST_COMPONENTS
 from vae_bit.order import Order, order, variants
 from vae_bit.presets import (
     DECODERS,
     FAMILIES,
-    MOST_COMPONENTS,
     NOISES,
     OBJECTIVES,
     POSTERIORS,

@@ -12,8 +12,10 @@ from experiments.cli import BadInput
 from experiments.figures import selection
 from vae_bit.store import files, results
 from vae_bit.store.files import Damaged
+from vae_bit.store.table import COLUMNS
 
 SMALL = ("--n=1,2", "--layers=1", "--seeds=2", "--steps=3")
+N, LOSS = COLUMNS.index("n"), COLUMNS.index("loss")
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +156,12 @@ DAMAGE = {
     "a depth too many": ("results.csv", cell(-1, "layers", "9")),
     "a row twice": ("results.csv", table(lambda lines: [*lines[:2], *lines[1:]])),
     "rows in another order": ("results.csv", table(lambda lines: [*lines[:2], *lines[:1:-1]])),
-    "a row too many": ("curves.npz", table(lambda lines: [*lines, [*lines[-1][:4], "3", *lines[-1][5:]]])),
+    "a row too many": ("curves.npz", table(lambda lines: [*lines, [*lines[-1][:N], "3", *lines[-1][N + 1 :]]])),
     "a row too few": ("curves.npz", table(lambda lines: lines[:-1])),
     "no rows": ("results.csv", table(lambda lines: lines[:1])),
     "a short row": ("results.csv", table(lambda lines: [*lines[:-1], lines[-1][:-1]])),
     "a long row": ("results.csv", table(lambda lines: [*lines[:-1], [*lines[-1], "1"]])),
-    "no column loss": ("results.csv", table(lambda lines: [[*line[:11], *line[12:]] for line in lines])),
+    "no column loss": ("results.csv", table(lambda lines: [[*line[:LOSS], *line[LOSS + 1 :]] for line in lines])),
     "a column foo": ("results.csv", table(lambda lines: [["foo", *lines[0]], *(["1", *line] for line in lines[1:])])),
     "an empty table": ("results.csv", lambda out: rewritten(out, "results.csv", b"")),
     "a table of bytes": ("results.csv", lambda out: rewritten(out, "results.csv", bytes(range(256)))),

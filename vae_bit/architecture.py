@@ -92,9 +92,18 @@ class Architecture:
     def __post_init__(self) -> None:
         functions = ("activation", "positive", "latent", "posterior", "prior", "decoder")
         checks.functions(**{name: getattr(self, name) for name in functions})
+        _require_family("posterior", self.posterior, "MixtureFamily(2)")
+        _require_family("prior", self.prior, "LearnedPrior(MixtureFamily(2))")
 
     def __call__(self, layers: int, width: int) -> Model:
         return _build(self, layers, width)
+
+
+def _require_family(name: str, value: Any, example: str) -> None:
+    """ValueError unless it is a value with a size, and one that can be checked if, and only if, it is a prior."""
+    is_family = isinstance(getattr(value, "size", None), int) and not isinstance(value, type)
+    if not is_family or hasattr(value, "check") != (name == "prior"):
+        raise ValueError(f"{name}: got {value!r}, expected one such as vae_bit.families.{example}")
 
 
 def softplus_std(v: Array) -> Array:

@@ -2,7 +2,7 @@
 
 A family of distributions of a scalar says how many numbers a member takes, and which distribution these make.
 
-Training begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it
+The default preset begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it
 gives whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
 """
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_bit import data
+from vae_bit import checks, data
 from vae_bit.distributions import Distribution, Drawn, Flow, Mixture, Normal
 
 WEIGHT_SPEED = 0.125  # of what a mixture's logits move by
@@ -62,6 +62,9 @@ class MixtureFamily:
 
     components: int
 
+    def __post_init__(self) -> None:
+        checks.integer("components", self.components, 1)
+
     @property
     def size(self) -> int:
         """A logit, a mean and a standard deviation for each component."""
@@ -80,6 +83,9 @@ class FlowFamily:
     """Monotone splines of N(0, 1): knots at even noise from -4 to 4, whose heights and slopes are free."""
 
     bins: int = 8
+
+    def __post_init__(self) -> None:
+        checks.integer("bins", self.bins, 1)
 
     @property
     def size(self) -> int:

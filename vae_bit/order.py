@@ -149,7 +149,7 @@ def order(
     deep = product(variants.values(), settings["layers"])
     models = [preset.model(depth, max(settings["n"])) for preset, depth in deep]  # refuses what no such depth has
     if word_dropout is not None and all(model.follow is None for model in models):
-        raise ValueError("word_dropout: got a rate, expected none unless a decoder is autoregressive")
+        raise ValueError(f"word_dropout: got {word_dropout}, expected none unless a decoder is autoregressive")
     account = {"settings": settings, "stages": stages} | ({"flags": flags} if flags is not None else {})
     return Order(variants, results.config(variants, history) | resume.origin(argv or sys.argv) | account)
 

@@ -36,6 +36,7 @@ from vae_bit.families import (
     autoregressive,
     independent,
 )
+from vae_bit.limits import MOST_COMPONENTS
 from vae_bit.models import Build
 from vae_bit.networks import ConditionalNet, ResidualGaussianNet, elu
 from vae_bit.store.describe import label
@@ -140,7 +141,6 @@ OBJECTIVES = {
 NOISES: dict[str, noise.Rule] = {rule.__name__: rule for rule in (noise.iid, noise.lattice, noise.trapezoid)}
 GROUPED = (objectives.iwae, objectives.dreg, objectives.renyi)  # bounds on several draws at once
 
-MOST_COMPONENTS = 16  # of mixtures that have a name, and a known limit
 MIXTURES = {f"mixture{k}": MixtureFamily(k) for k in range(1, MOST_COMPONENTS + 1)}
 POSTERIORS: dict[str, Family] = {"gaussian": GAUSSIAN, "flow": FlowFamily()} | MIXTURES
 LEARNED = {name: LearnedPrior(family) for name, family in MIXTURES.items()}

@@ -66,7 +66,7 @@ class TrainedModel(NamedTuple):
         cut = padding.unpad(self.params, padding.shapes(narrow.init, 1))
         codes = models.encode(narrow, cut, n), models.encode(self.model, self.params, n)
         same = jax.tree.map(np.array_equal, *codes)
-        model, params = (narrow, cut) if all(same) else (self.model, self.params)
+        model, params = (narrow, cut) if jax.tree.all(same) else (self.model, self.params)
         return self._replace(params=params)._exactly(lambda params: _top_density(model, params, n, nodes))
 
     def probability(self, z: np.ndarray) -> np.ndarray:

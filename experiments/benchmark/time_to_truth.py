@@ -84,7 +84,7 @@ def loss_of(implementation: str, n: int) -> Callable[[Any], Array]:
     """The exact loss of one seed's parameters, one layer, for parameters as the implementation gives them."""
     if implementation.startswith("ours"):
         model = PRESETS[implementation.removeprefix("ours ")].model(1, n)
-        return lambda params: exact.evaluate(models.scalar_vae(model, params, jnp.int32(n), 1.0)).loss
+        return lambda params: exact.evaluate(models.scalar_vae(model, params, jnp.int32(n), jnp.float32(1))).loss
     return lambda nets: exact.evaluate(_chain(nets["q"][0], nets["p"][0], n)).loss
 
 

@@ -15,6 +15,7 @@ from experiments.figures import selection, style
 from experiments.figures.selection import Saved
 from vae_bit import limits
 from vae_bit.limits import LN2
+from vae_bit.presets import MIXTURES
 from vae_bit.store.table import Table
 
 PRESSURES = 1 + np.geomspace(1e-3, 1e5, 30)  # n_eff / beta at which the limits of mixtures are found, once each
@@ -83,8 +84,12 @@ def words(family: Family, before: str = "$x_{i-1}$") -> str:
     blank = f", dropped at rate {rate:g}" if rate > 0 else ""
     own = {
         "layers": style.depth_name(family.layers),
-        "posterior": f"q a mixture of {posterior:g} Gaussians" if posterior < math.inf else "q a flow",
-        "prior": f"a learned prior of {prior:g} Gaussians" if prior < math.inf else "q(z) itself as the prior",
+        "posterior": f"q a mixture of {posterior:g} Gaussian{'s' * (posterior > 1)}"
+        if posterior < math.inf
+        else "q a flow",
+        "prior": f"a learned prior of {prior:g} Gaussian{'s' * (prior > 1)}"
+        if prior < math.inf
+        else "q(z) itself as the prior",
         "decoder": f"decoder sees {before}{blank}" if rate < 1 else f"decoder sees a blank for {before}",
     }
     told = [own[name] if known(getattr(family, name)) else getattr(family, name) for name in kinds(family)]
@@ -104,8 +109,7 @@ def known(label: str | float) -> bool:
 def components(label: str) -> float:
     """Of how many Gaussians a q or a prior is made; inf of a flow and of a prior that is q(z), NaN of one's own."""
     of = {"gaussian": 1, "normal": 1, "flow": math.inf, "vamp": math.inf}
-    number = label.removeprefix("mixture")
-    return of.get(label, float(number) if label != number and number.isdigit() else math.nan)
+    return of.get(label, float(label.removeprefix("mixture")) if label in MIXTURES else math.nan)
 
 
 def reaches_entropy(family: Family) -> bool:

@@ -199,7 +199,11 @@ def builds(out: Path, own: Sequence[Build] = ()) -> dict[Labels, Build]:
         known = {json.dumps(describe(build), sort_keys=True): build for build in (*own, *([named] if named else []))}
         description = json.dumps(variant.model, sort_keys=True)
         if description not in known:
-            raise ValueError(f"model: none given is that of {variant.labels} in {out}, expected {description}")
+            named = "/".join(labels)
+            example = "dataclasses.replace(vb.presets.DEFAULT.model, posterior=MyFamily())"
+            raise ValueError(
+                f"model: none given is that of {named} in {out}, expected the one that was trained, as {example}"
+            )
         found[variant.labels] = known[description]
     return found
 

@@ -106,9 +106,18 @@ def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         lines.append(_line("n", new["n"], old["n"]))
     if new["seeds"] < old["seeds"]:
         lines.append(_line("seeds", new["seeds"], old["seeds"]))
-    one, other = (flattened(config["variants"]) for config in (now, saved))
+    variants = now["variants"], saved["variants"]
+    if max(map(len, variants)) > 1 and (labels := _label_lines(*variants)):
+        return lines + labels  # what else differs between so many would fill a page
+    one, other = map(flattened, variants)
     names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
     return lines + [_line(re.sub(r"(model|recipe)\.", "", name), one.get(name), other.get(name)) for name in names]
+
+
+def _label_lines(now: list[dict[str, Any]], saved: list[dict[str, Any]]) -> list[str]:
+    """A line for each kind of label of which there are other ones now."""
+    kinds = {name: [list(dict.fromkeys(v[name] for v in some)) for some in (now, saved)] for name in LABELS}
+    return [_line(name, one, other) for name, (one, other) in kinds.items() if sorted(one) != sorted(other)]
 
 
 def flattened(variants: list[dict[str, Any]]) -> dict[str, Any]:

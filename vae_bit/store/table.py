@@ -17,7 +17,6 @@ import numpy as np
 from vae_bit import limits, padding
 from vae_bit.families import components
 from vae_bit.models import Model
-from vae_bit.presets import MOST_COMPONENTS
 from vae_bit.sweep import Trained
 from vae_bit.training import Run
 
@@ -80,7 +79,7 @@ def optimum(model: Model, width: int, runs: Run) -> tuple[np.ndarray, np.ndarray
     posterior, prior = families(model, width)
     if model.layers > 1:  # whatever q(z_1 | x) is
         posterior = prior = 1
-    if math.isnan(posterior + prior) or (prior == 1 and MOST_COMPONENTS < posterior < math.inf):
+    if math.isnan(posterior + prior) or (prior == 1 and limits.MOST_COMPONENTS < posterior < math.inf):
         return np.full(runs.n.shape, np.nan), np.full(runs.n.shape, np.nan)
     asked = model.layers, runs.n, runs.beta, posterior, prior, runs.word_dropout
     return limits.limit(*asked), limits.information(*asked)
