@@ -110,7 +110,7 @@ def test_the_chain_that_is_evaluated_has_both_costs(arch, double):
     """The energy is -ln p(x | z), without dropout, at which the strings' probabilities are; the cost is with it."""
     model = arch(1, 6)
     params = random_params(model, 6)
-    chain = models.scalar_vae(model, params, jnp.int32(3), jnp.float64(0.4))
+    chain: Any = models.scalar_vae(model, params, jnp.int32(3), jnp.float64(0.4))
     z = jnp.asarray(Z[0])
     p = string_probabilities(arch, params, Z[0], 3)
     np.testing.assert_allclose(chain.energy(z), -np.log([p[0, 0, 0], p[1, 1, 1]]), rtol=1e-12)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ POSITIVES = {"default": jnp.exp, "original": ORIGINAL.model.positive}  # pyright
 Z = np.linspace(-12.0, 12.0, 4001)
 
 
-def density(p, index=0):
+def density(p, index: Any = 0):
     """The index-th member's density on Z, in float64."""
     with jax.enable_x64(True):
         member = jax.tree.map(lambda field: jnp.asarray(field[index], jnp.float64), p)

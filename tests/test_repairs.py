@@ -193,7 +193,7 @@ def test_a_model_of_one_s_own_may_be_of_one_depth_alone():
     assert asked.config["settings"]["layers"] == [2]
 
 
-FOLLOWING = {"posterior": FlowFamily(), "decoder": autoregressive, "word_dropout": [0.0, 0.5]}
+FOLLOWING: dict[str, Any] = {"posterior": FlowFamily(), "decoder": autoregressive, "word_dropout": [0.0, 0.5]}
 
 
 def test_a_folder_of_other_families_is_gone_on_with_and_read_back(tmp_path):
