@@ -2,8 +2,8 @@
 
 A family of distributions of a scalar says how many numbers a member takes, and which distribution these make.
 
-The default preset begins where all numbers are 0, at N(0, 1) or near it. One of your own is a frozen dataclass like these; it
-gives whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
+The default preset begins where all numbers are 0, at N(0, 1) or near it. A family of your own is a frozen dataclass
+like these; it gives whatever has the methods `log_prob` and `draw` of `vae_bit.distributions.Normal`.
 """
 
 import math

@@ -84,16 +84,16 @@ def words(family: Family, before: str = "$x_{i-1}$") -> str:
     blank = f", dropped at rate {rate:g}" if rate > 0 else ""
     own = {
         "layers": style.depth_name(family.layers),
-        "posterior": f"q a mixture of {posterior:g} Gaussian{'s' * (posterior > 1)}"
-        if posterior < math.inf
-        else "q a flow",
-        "prior": f"a learned prior of {prior:g} Gaussian{'s' * (prior > 1)}"
-        if prior < math.inf
-        else "q(z) itself as the prior",
+        "posterior": f"q a mixture of {_gaussians(posterior)}" if posterior < math.inf else "q a flow",
+        "prior": f"a learned prior of {_gaussians(prior)}" if prior < math.inf else "q(z) itself as the prior",
         "decoder": f"decoder sees {before}{blank}" if rate < 1 else f"decoder sees a blank for {before}",
     }
     told = [own[name] if known(getattr(family, name)) else getattr(family, name) for name in kinds(family)]
     return ", ".join(told) or "1 layer, Gaussian q"
+
+
+def _gaussians(count: float) -> str:
+    return f"{count:g} Gaussian{'s' * (count != 1)}"
 
 
 def kinds(family: Family) -> list[str]:

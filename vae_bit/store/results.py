@@ -199,10 +199,10 @@ def builds(out: Path, own: Sequence[Build] = ()) -> dict[Labels, Build]:
         known = {json.dumps(describe(build), sort_keys=True): build for build in (*own, *([named] if named else []))}
         description = json.dumps(variant.model, sort_keys=True)
         if description not in known:
-            named = "/".join(labels)
+            kind = "/".join(labels)
             example = "dataclasses.replace(vb.presets.DEFAULT.model, posterior=MyFamily())"
             raise ValueError(
-                f"model: none given is that of {named} in {out}, expected the one that was trained, as {example}"
+                f"model: none given is that of {kind} in {out}, expected the one that was trained, such as {example}"
             )
         found[variant.labels] = known[description]
     return found
