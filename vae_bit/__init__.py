@@ -1,8 +1,8 @@
 """Autoencoding a single bit: the smallest VAE that can fail, with every answer known exactly.
 
 `run` trains a sweep and `load` reads one back; `presets`, `objectives` and `families` are what to train. All other
-names are for any VAE and need jax and numpy alone: `distributions`, `losses` and `noise` are pure functions of arrays for latents and
-data of any size, `exact` integrates a VAE with scalar latents, `limits` says what none beats.
+names are for any VAE and need jax and numpy alone: `distributions`, `losses` and `noise` are pure functions of arrays
+for latents and data of any size, `exact` integrates a VAE with scalar latents, `limits` says what none beats.
 """
 
 from importlib import import_module
