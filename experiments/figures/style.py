@@ -1,6 +1,7 @@
 """The look that every figure shares, and the only way they are written to files."""
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ PARTS = ("#BBBBBB", "#882255", "#DDCC77", "#332288", "#999933", "#CC6677")
 SHADES = ("#E7D4E8", "#C2A5CF", "#9970AB")  # of a third parameter, light to dark as it grows
 INK, PALE = "#333333", "#999999"
 PIXELS_PER_INCH = 150
+LETTERS = 14  # of the setting to an inch
 DEFAULTS: Any = {
     name: value for name, value in rcParamsDefault.items() if name != "backend"
 }  # whatever a matplotlibrc says
@@ -57,7 +59,8 @@ class Picture(Figure):
 def new(width: float, height: float, title: str, setting: str = "") -> Figure:
     """An empty figure, inches, whose title says what to see; below it, smaller, what was chosen for the runs shown."""
     figure = Picture(figsize=(width, height), layout="constrained")
-    heading = f"{title}\n" if setting else title
+    setting = textwrap.fill(setting, int(LETTERS * width))  # it may name much
+    heading = title + "\n" * (setting.count("\n") + 1 if setting else 0)
     above = figure.suptitle(heading, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
     below = Annotation(setting, (0, 0), xycoords=above, va="bottom", fontsize=9, color=INK, annotation_clip=False)
     below.set_in_layout(False)
