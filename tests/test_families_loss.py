@@ -14,9 +14,8 @@ from jax.flatten_util import ravel_pytree
 from one_run import random_params, run
 
 from vae_bit import exact, models, noise, objectives, training
-from vae_bit.architecture import autoregressive
 from vae_bit.exact import GRIDS
-from vae_bit.families import FlowFamily, LearnedPrior, MixtureFamily, VampPrior
+from vae_bit.families import FlowFamily, LearnedPrior, MixtureFamily, VampPrior, autoregressive
 from vae_bit.presets import override
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
