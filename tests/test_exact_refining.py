@@ -96,14 +96,13 @@ def test_runs_of_a_sweep_are_evaluated_again_until_their_figures_hold(tiny, monk
     model = tiny["default"].model(1, 3)
     params = jax.vmap(lambda key: model.init(key, jnp.int32(3)))(jax.random.split(jax.random.key(0), 5))
     beta, panels = np.array([5e-5, 9e-6, 5e-4, 8e-6, 5e-3]), np.array([10, 1, 100, 1, 100])
-    runs = Run(np.full(5, 3), np.arange(5), beta, np.ones(5))
+    runs = Run(np.full(5, 3), np.arange(5), beta, np.ones(5), np.ones(5))
     figures = programs.compile_evaluate(model, 3, 5)(params, runs, lambda: None)
     np.testing.assert_allclose(figures.loss - figures.nll, beta / panels, rtol=1e-6)
     assert exact.inexact(figures).tolist() == [False, False, False, False, True]
     with jax.enable_x64(True):
-        alone = [
-            models.scalar_vae(model, jax.tree.map(lambda leaf, i=i: leaf[i], params), 3).q_data.std for i in range(5)
-        ]
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(5)]
+        alone = [models.scalar_vae(model, own, 3, 1.0).q_data.std for own in each]
     np.testing.assert_allclose(figures.kl, alone, rtol=1e-5)
 
 
