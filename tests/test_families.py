@@ -1,18 +1,18 @@
 """Families of q(z_1 | x) and p(z_L): how many numbers each takes, where it begins, and what the aggregate is."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from own_family import Logistic
 from scipy.special import logsumexp
 from scipy.stats import norm
 
 from vae_bit import families, models
-from vae_bit.distributions import Drawn, Flow, Mixture, Normal
+from vae_bit.distributions import Flow, Mixture, Normal
 from vae_bit.families import (
     GAUSSIAN,
     STANDARD,
@@ -162,29 +162,6 @@ def test_draws_of_the_aggregate_have_its_mean_of_any_function(name):
     np.testing.assert_allclose(weight.sum(-1), 1.0)
     for f in (np.sin, np.square, lambda z: 1.0 / (1.0 + np.exp(-3.0 * z))):
         assert noise @ (weight * f(z)).sum(-1) == pytest.approx(mass @ f(Z), abs=2e-5)
-
-
-class Logistic(NamedTuple):
-    """Of scalars, as a user would write it."""
-
-    mean: jax.Array
-    scale: jax.Array
-
-    def log_prob(self, z):
-        t = (z - self.mean) / self.scale
-        return -t - 2.0 * jax.nn.softplus(-t) - jnp.log(self.scale)
-
-    def draw(self, eps):
-        z = self.mean + self.scale * (jax.scipy.stats.norm.logcdf(eps) - jax.scipy.stats.norm.logsf(eps))
-        return Drawn(z, self.log_prob(z), 1.0)
-
-
-@dataclass(frozen=True)
-class LogisticFamily:
-    size = 2
-
-    def __call__(self, numbers, positive):
-        return Logistic(numbers[0], positive(numbers[1]))
 
 
 def test_how_many_gaussians_a_distribution_is_a_mixture_of():

@@ -2,18 +2,18 @@
 
 import math
 import re
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from one_run import run
+from own_family import LogisticFamily
 
 import vae_bit as vb
 from vae_bit import limits, objectives
-from vae_bit.distributions import Drawn, Flow
+from vae_bit.distributions import Flow
 from vae_bit.families import (
     GAUSSIAN,
     STANDARD,
@@ -30,32 +30,6 @@ from vae_bit.store import table
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 QUICK: dict[str, Any] = {"n": [1], "layers": [1], "seeds": 2, "steps": 4}
-
-
-class Logistic(NamedTuple):
-    """A distribution of scalars as a user writes it: `log_prob` and `draw`."""
-
-    mean: jax.Array
-    scale: jax.Array
-
-    def log_prob(self, z):
-        t = jnp.abs(z - self.mean) / self.scale
-        return -t - 2.0 * jnp.log1p(jnp.exp(-t)) - jnp.log(self.scale)
-
-    def draw(self, eps):
-        logit = jax.scipy.stats.norm.logcdf(eps) - jax.scipy.stats.norm.logcdf(-eps)
-        z = self.mean + self.scale * logit
-        return Drawn(z, self.log_prob(z), 1.0)
-
-
-@dataclass(frozen=True)
-class LogisticFamily:
-    size = 2
-
-    def __call__(self, numbers, positive):
-        return Logistic(numbers[0], positive(numbers[1]))
-
-
 MADE: dict[str, dict[str, Any]] = {  # what is swept, and what `limits.limit` is told of it
     "mixture": {"posterior": MixtureFamily(2)},
     "flow": {"posterior": FlowFamily()},

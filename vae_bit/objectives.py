@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -108,13 +109,15 @@ def closed_kl(forward: ForwardPass) -> list[Array]:
     Broadcast to [2, *nodes].
     """
     *below, (z, q, p, log_q) = _by_layer(forward)
-    closed = isinstance(q, Normal) and isinstance(p, Normal)
-    top = normal_kl(*(Normal(*(field[..., None] for field in end)) for end in (q, p))) if closed else None
-    return [*(_entropy_form(*layer) for layer in below), _entropy_form(z, q, p, log_q) if top is None else top]
+    if isinstance(q, Normal) and isinstance(p, Normal):
+        top = normal_kl(*jax.tree.map(lambda field: field[..., None], (q, p)))
+    else:
+        top = _entropy_form(z, q, p, log_q)
+    return [*(_entropy_form(*layer) for layer in below), top]
 
 
 def _entropy_form(z: Array, q: Distribution, p: Distribution, log_q: Array) -> Array:
-    """-H(q) - ln p(z), if q is Gaussian."""
+    """-H(q) - ln p(z) where q is Gaussian, ln q(z) - ln p(z) where not."""
     negentropy = -jnp.log(q.std) - 0.5 * (1.0 + LOG_2PI) if isinstance(q, Normal) else log_q
     return negentropy - p.log_prob(z)
 
